@@ -1,0 +1,63 @@
+# On a fresh machine with only python3 (3.10 or newer), pip and make:
+#
+#     make test     ruff, mypy and the whole test suite
+#     make bench    the quick benchmark and training on real data
+#
+# Both first install the package and what they need into .venv, and do so again only when pyproject.toml changes.
+# Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest).
+
+VENV ?= .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
+PYTHON ?= python3
+BIN := $(VENV)/bin
+endif
+PY := "$(BIN)/python"
+
+.PHONY: test slow lint format bench install clean
+
+# A cache of its own, empty at first: numba's key is the file of the outermost function alone, so kernels compiled
+# before an edit to a helper in another file would be tested in place of the new ones.
+test slow: export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache
+test: lint
+	rm -rf .numba_cache
+	$(PY) -m pytest $(ARGS)
+
+slow: install
+	rm -rf .numba_cache
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: install
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/installed-bench
+	$(PY) -m bench --quick
+	$(PY) -m bench.train_digits
+
+install: $(VENV)/installed-dev
+
+$(VENV)/installed-%: pyproject.toml | $(VENV)/made
+	@echo "==> Installing fastce[$*] into $(VENV)"
+	$(PY) -m pip install --editable ".[$*]"
+	@touch "$@"
+
+# Debian and Ubuntu split ensurepip off into python3-venv; without it, the machine's own pip puts a pip there.
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 10) and "fastce needs Python 3.10 or newer; $(PYTHON) is %s. Name another: make PYTHON=/path/to/python3.10" % v)'
+	@echo "==> Making a virtual environment in $(VENV)"
+	@if $(PYTHON) -c 'import ensurepip; ensurepip.version()' 2> /dev/null; then $(PYTHON) -m venv "$(VENV)"; else \
+	    $(PYTHON) -m venv --without-pip "$(VENV)" && \
+	    $(PYTHON) -m pip install --target "$$($(PY) -c 'import sys; print([p for p in sys.path if p.endswith("site-packages")][-1])')" pip; fi
+	$(PY) -m pip install --upgrade "pip>=23.1"
+	@touch "$@"
+
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info .benchmarks .hypothesis .mypy_cache .numba_cache .pytest_cache .ruff_cache

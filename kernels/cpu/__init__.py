@@ -1,0 +1,49 @@
+"""Kernels for NumPy arrays, by Numba."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..task import Array, Task
+from . import targets as _targets
+from .call import LOG_SOFTMAX, SOFTMAX
+from .launch import run
+
+__all__ = ["cross_entropy", "log_softmax", "logsumexp", "scan_targets", "softmax", "sum_rows"]
+
+_NOTHING = np.empty(0, np.float32)
+
+
+def cross_entropy(task: Task) -> None:
+    """Fill the outputs of a task."""
+    run(task)
+
+
+def logsumexp(logits: Array, out: Array) -> None:
+    """Fill ``out`` (N,) with the logarithm of the sum of exp of each row."""
+    run(Task.of_logits(logits, lse=out))
+
+
+def softmax(logits: Array, out: Array) -> None:
+    """Fill ``out`` (*rows, C) with ``exp(x - logsumexp(x))``."""
+    run(Task.of_logits(logits, grad=out), SOFTMAX)
+
+
+def log_softmax(logits: Array, out: Array) -> None:
+    """Fill ``out`` (*rows, C) with ``x - logsumexp(x)``."""
+    run(Task.of_logits(logits, grad=out), LOG_SOFTMAX)
+
+
+def scan_targets(
+    targets: Array, n_classes: int, ignore_index: int, weight: Array | None, sample_weight: Array | None
+) -> tuple[int, int, float, float]:
+    """Check the targets and sum their weights, as ``reference.scan_targets`` does."""
+    w = _NOTHING if weight is None else weight
+    s = _NOTHING if sample_weight is None else sample_weight
+    result: tuple[int, int, float, float] = _targets.scan(targets, n_classes, ignore_index, w, s)
+    return result
+
+
+def sum_rows(values: Array) -> float:
+    """Sum a vector (N,) in float64, in a fixed order."""
+    return float(_targets.sum_rows(values))

@@ -1,0 +1,83 @@
+"""What else may be asked of a row: the winning class, the target's rank, the entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .call import options_of
+from .compile import device
+from .maths import constants, power
+from .element import value
+from .simd import apart, count_true, iota, lanes, largest, load_one, load_part, total, where, widen, zeros, zeros64
+from .stats import BLOCK
+
+
+@device
+def has_nan(x, n, unit):  # type: ignore[no-untyped-def]
+    """Whether ``unit * x`` is NaN for any of ``n`` logits."""
+    apart()
+    for j in range(0, n, lanes(x)):
+        v = load_part(x, j, n - j) * unit
+        if count_true(v != v) > 0:
+            return True
+    return False
+
+
+@device
+def argmax(x, n, sign):  # type: ignore[no-untyped-def]
+    """First position of the largest ``sign * x``; as in NumPy, NaN counts as largest."""
+    apart()
+    top, nan = zeros(x) - np.inf, False
+    for j in range(0, n, lanes(x)):
+        v = load_part(x, j, n - j) * sign
+        inside = iota(v) < n - j
+        nan = nan or count_true(v != v) > 0
+        top = where(inside & (v > top), v, top)
+    wanted = largest(top)
+    for j in range(n):
+        v = load_one(x, j) * sign
+        if v != v or (not nan and v == wanted):
+            return j
+    return 0
+
+
+@device
+def rank(x, n, y, sign):  # type: ignore[no-untyped-def]
+    """How many classes have a larger ``sign * x`` than class ``y``."""
+    apart()
+    at_target = load_one(x, y) * sign
+    above = 0
+    for j in range(0, n, lanes(x)):
+        v = load_part(x, j, n - j) * sign
+        above += count_true((iota(v) < n - j) & (v > at_target))
+    return above
+
+
+@device
+def mean_distance(call, numbers, x, n, base, k, top):  # type: ignore[no-untyped-def]
+    """Sum of ``2**(z * log2(e) - K) * (top - sign * v)``: how far below the top the classes lie, each by its power."""
+    apart()
+    o = options_of(call, numbers)
+    s = zeros64(x)
+    magic = constants(zeros(x)).one - k
+    for first in range(0, n, BLOCK):
+        block = zeros(x)
+        for j in range(first, min(n, first + BLOCK), lanes(x)):
+            v = value(load_part(x, j, n - j), o, base)
+            _, e = power(v, o.hi, o.lo, magic)
+            e = where(iota(v) < n - j, e, 0.0)
+            block = block + where(e == 0.0, 0.0, e * (top - v * o.sign))
+        s = s + widen(block)
+    return total(s)
+
+
+@device
+def largest_value(call, numbers, x, n):  # type: ignore[no-untyped-def]
+    """The largest ``sign * v`` of ``n`` classes."""
+    apart()
+    o = options_of(call, numbers)
+    top = zeros(x) - np.inf
+    for j in range(0, n, lanes(x)):
+        u = value(load_part(x, j, n - j), o, 0.0) * o.sign
+        top = where((iota(u) < n - j) & (u > top), u, top)
+    return np.float64(largest(top))

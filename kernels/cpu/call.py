@@ -1,0 +1,136 @@
+"""A call as the kernels see it: two blocks of memory, one of integers (pointers, strides, flags) and one of numbers.
+
+A block costs one pointer to hand on. As arguments, or as a tuple, its fields would be copied at every step from row to
+row, and compiled again in every function they pass through (that tripled the time to compile).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compile import inline
+from .maths import LOG2E, LOG2E_REST
+from .simd import advance, arithmetic_at, fma, pointer, pointer_at, rounded
+
+# Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
+# the rows, OFFSETS points to their distances from the first one: all of x, then of the gradient, then of q.
+(
+    N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, OFFSETS,
+    TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
+    LOSS, LSE, TARGET_PROB, ENTROPY, ARGMAX, RANK, CORRECT,
+    KIND, SPREAD, FETCH_GRADIENT, FETCH_AHEAD, NEXT_ROW, PARTS, PLANS,
+    INTEGERS,
+) = range(30)  # fmt: skip
+
+# Numbers.
+(
+    HI, LO, UNIT, SIGN, SOFTCAP, INNER, SLOPE, KEEP, SHARE, Z_LOSS, CE_SCALE, ZL_SCALE, ZL_RATIO,
+    NUMBERS,
+) = range(14)  # fmt: skip
+
+# KIND: what the rows of the "gradient" are to be.
+GRADIENTS, SOFTMAX, LOG_SOFTMAX = 0, 1, 2
+
+# SPREAD: how much of the target lies on every class, apart from the target class itself.
+NONE, SMOOTHED, PROBABILITIES = 0, 1, 2
+
+NO_TARGET = -1  # the position of the target in a row that has none, or a probability target
+
+
+class Options(NamedTuple):
+    """What a loop needs of the options. ``v`` is a logit as loaded, or after the softcap if there is one."""
+
+    hi: float  # log2(e) * unit in two parts: the nearest number of the arithmetic type, and what that leaves over
+    lo: float
+    unit: float  # z = unit * v: the logit scale, or 1 after a softcap
+    sign: float  # of the logit scale: sign * x orders the classes
+    softcap: float  # 0: none
+    inner: float  # logit scale / softcap
+    slope: float  # dz/dx, apart from the softcap's share
+    spread: int  # NONE, SMOOTHED or PROBABILITIES
+    weighted: bool
+    keep: float  # 1 - label smoothing
+    share: float  # label smoothing / classes
+    plain: bool  # neither softcap nor spread: the short loops do
+
+
+@inline
+def options_of(call, numbers):  # type: ignore[no-untyped-def]
+    """Read the options of a call. What a function does not use is not read."""
+    return Options(
+        numbers[HI],
+        numbers[LO],
+        numbers[UNIT],
+        numbers[SIGN],
+        numbers[SOFTCAP],
+        numbers[INNER],
+        numbers[SLOPE],
+        call[SPREAD],
+        call[WEIGHT] != 0,
+        numbers[KEEP],
+        numbers[SHARE],
+        numbers[SOFTCAP] == 0.0 and call[SPREAD] == NONE,
+    )
+
+
+@inline
+def _address(array):  # type: ignore[no-untyped-def]
+    return array.ctypes.data if array.size > 0 else 0
+
+
+@inline
+def fill_blocks(  # type: ignore[no-untyped-def]
+    call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings, kind, tuning
+):  # fmt: skip
+    """Write the blocks of a call from the arrays and numbers of ``launch.py``; an array without elements is not there."""
+    n_rows, n_classes = steps[0], x.shape[1]
+    call[N_ROWS], call[N_CLASSES] = n_rows, n_classes
+    call[X], call[GRADIENT], call[Q] = x.ctypes.data, _address(g), _address(q)
+    call[X_STEP], call[GRADIENT_STEP], call[Q_STEP] = steps[1], steps[2], steps[3]
+    call[OFFSETS], call[TARGETS], call[WEIGHT] = _address(offsets), _address(targets), _address(weight)
+    call[IGNORE_INDEX] = ignore_index
+    call[SAMPLE_WEIGHT], call[UPSTREAM], call[LSE_IN] = _address(rows_in[0]), _address(rows_in[1]), _address(rows_in[2])
+    call[LOSS], call[LSE] = _address(rows_out[0]), _address(rows_out[1])
+    call[TARGET_PROB], call[ENTROPY] = _address(rows_out[2]), _address(rows_out[3])
+    call[ARGMAX], call[RANK] = _address(classes_out[0]), _address(classes_out[1])
+    call[CORRECT] = _address(classes_out[2])
+    call[KIND], call[FETCH_GRADIENT], call[FETCH_AHEAD], call[NEXT_ROW] = kind, tuning[0], tuning[1], tuning[2]
+
+    smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio = settings
+    if q.size > 0:
+        call[SPREAD] = PROBABILITIES
+    else:
+        call[SPREAD] = SMOOTHED if smoothing > 0.0 and targets.size > 0 else NONE
+    unit = 1.0 if softcap > 0.0 else logit_scale
+    hi = np.float64(rounded(pointer(x), unit * LOG2E))
+    numbers[HI], numbers[LO] = hi, fma(unit, LOG2E, -hi) + unit * LOG2E_REST
+    numbers[UNIT], numbers[SIGN], numbers[SLOPE] = unit, np.sign(logit_scale), logit_scale
+    numbers[SOFTCAP], numbers[INNER] = softcap, logit_scale / softcap if softcap > 0.0 else 0.0
+    numbers[KEEP], numbers[SHARE] = 1.0 - smoothing, smoothing / n_classes
+    numbers[Z_LOSS], numbers[CE_SCALE], numbers[ZL_SCALE] = z_loss, ce_scale, zl_scale
+    numbers[ZL_RATIO] = zl_ratio
+
+
+@inline
+def row_start(call, base, which, step, i):  # type: ignore[no-untyped-def]
+    """Pointer to row ``i`` of x (``which`` 0), the gradient (1) or q (2); of no meaning where that is not there."""
+    if call[OFFSETS] != 0:
+        return advance(base, pointer_at(call[OFFSETS], np.int64)[which * call[N_ROWS] + i])
+    return advance(base, i * call[step])
+
+
+@inline
+def row_number(call, field, like, i, otherwise):  # type: ignore[no-untyped-def]
+    """Number ``i`` of an array with one a row, in float64; ``otherwise`` where it is not there."""
+    return np.float64(arithmetic_at(call[field], like)[i]) if call[field] != 0 else otherwise
+
+
+@inline
+def target_of(call, i):  # type: ignore[no-untyped-def]
+    """The row's target, or ``NO_TARGET``; and whether the row is ignored."""
+    if call[TARGETS] == 0:
+        return NO_TARGET, False
+    y = pointer_at(call[TARGETS], np.int64)[i]
+    return y, y == call[IGNORE_INDEX]

@@ -1,0 +1,49 @@
+"""How every CPU kernel is compiled: the one home of Numba's options.
+
+No ``fastmath``: the vectors of ``simd.py`` say what is reordered or fused, so that NaN and infinity keep their meaning
+and the result keeps its bits from machine to machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import cfunc, njit, types
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COMMON: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+# Functions that are only called by compiled ones need no way in from Python (saves a fifth of the time to compile).
+_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_COMMON}
+
+
+def inline(function: F) -> F:
+    """Part of a hot loop: becomes part of whoever calls it."""
+    compiled: F = njit(forceinline=True, **_INNER)(function)
+    return compiled
+
+
+def device(function: F) -> F:
+    """A step of a kernel, compiled once and called."""
+    # (said outright, because a function first called from an inline one would inherit that)
+    compiled: F = njit(forceinline=False, **_INNER)(function)
+    return compiled
+
+
+def serial(function: F) -> F:
+    """A kernel called from Python, kept on disk between processes."""
+    compiled: F = njit(cache=True, **_COMMON)(function)
+    return compiled
+
+
+def parallel(function: F) -> F:
+    """As ``serial``, its ``prange`` loops shared by Numba's threads."""
+    compiled: F = njit(cache=True, parallel=True, **_COMMON)(function)
+    return compiled
+
+
+def work(function: Callable[..., None]) -> Any:
+    """Machine code reached by address, kept on disk: of two addresses and three numbers, see ``kernels.py``."""
+    return cfunc(types.void(*[types.int64] * 5), cache=True, error_model="numpy")(function)

@@ -1,0 +1,34 @@
+"""What the options mean for one vector of classes."""
+
+from __future__ import annotations
+
+from .call import PROBABILITIES
+from .compile import inline
+from .maths import tanh
+from .simd import fma, load_part_like, where, zeros
+
+
+@inline
+def value(logits, o, base):  # type: ignore[no-untyped-def]
+    """``v - base`` of a vector of logits."""
+    v = logits
+    if o.softcap > 0:
+        v = tanh(v * o.inner) * o.softcap
+    return v - base
+
+
+@inline
+def spread_weights(x, weight, q, j, n, o):  # type: ignore[no-untyped-def]
+    """The coefficients of ``L - z_j`` in the loss, apart from the target class: of ``n`` classes from ``j`` on."""
+    c = zeros(x) + o.share
+    if o.spread == PROBABILITIES:
+        c = fma(load_part_like(x, q, j, n), o.keep, c)
+    if o.weighted:
+        c = c * load_part_like(x, weight, j, n)
+    return c
+
+
+@inline
+def times(c, a):  # type: ignore[no-untyped-def]
+    """``c * a`` with ``0 * anything = 0``."""
+    return where(c == 0.0, 0.0, c * a)

@@ -1,0 +1,131 @@
+"""Second look at a row, still in the cache: every element of the gradient, computed and rounded once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .call import KIND, LOG_SOFTMAX, NO_TARGET, NONE, options_of
+from .compile import device, inline
+from .maths import constants, power_parts
+from .element import spread_weights, value
+from .simd import (
+    advance,
+    apart,
+    fma,
+    iota,
+    item_bytes,
+    lanes,
+    load,
+    load_part,
+    prefetch,
+    store,
+    store_part,
+    where,
+    zeros,
+)
+from .stats import BLOCK, CHUNK
+
+
+class Plan(NamedTuple):
+    """What the classes need: ``gradient = factor * 2**(z * log2(e) - K) - scale * c_j``, and ``target`` at y."""
+
+    power: float  # K
+    base: float  # taken from v before anything else; 0 unless the row's logits are huge
+    factor: float  # rounded to the arithmetic type ...
+    rest: float  # ... and what that left out, relative to it
+    scale: float  # of the spread weights c_j
+    target: float
+
+
+@inline
+def scaled_power(v, o, magic, plan):  # type: ignore[no-untyped-def]
+    """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add."""
+    t, scale, r = power_parts(v, o.hi, o.lo, magic, plan.rest)
+    scale = scale * plan.factor
+    return where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
+
+
+@inline
+def _plain_block(x, g, n, y, o, magic, plan, ahead):  # type: ignore[no-untyped-def]
+    """Gradient of ``n`` classes from ``x`` on. ``y`` None: whole vectors, no target."""
+    for j in range(0, n, lanes(x)):
+        if ahead != 0:
+            prefetch(advance(x, ahead), j)
+        if y is None:
+            store(g, j, scaled_power(load(x, j), o, magic, plan))
+        else:
+            d = scaled_power(load_part(x, j, n - j), o, magic, plan)
+            store_part(g, j, n - j, where(iota(d) == y - j, plan.target, d))
+
+
+@inline
+def _general(x, g, n, y, o, magic, plan, weight, q):  # type: ignore[no-untyped-def]
+    """The same for every option."""
+    for j in range(0, n, lanes(x)):
+        v = value(load_part(x, j, n - j), o, 0.0)
+        d = scaled_power(v - plan.base, o, magic, plan)
+        if o.spread != NONE:
+            d = d - spread_weights(x, weight, q, j, n - j, o) * plan.scale
+        if o.softcap > 0:
+            d = d * (1.0 - (v / o.softcap) * (v / o.softcap))
+        store_part(g, j, n - j, where(iota(d) == y - j, plan.target, d))
+
+
+@inline
+def _log_softmax(x, g, n, plan):  # type: ignore[no-untyped-def]
+    """``(x - the largest) - log(the sum of exp of that)``; the plan has them as ``base`` and ``factor``."""
+    for j in range(0, n, lanes(x)):
+        store_part(g, j, n - j, (load_part(x, j, n - j) - plan.base) - plan.factor)
+
+
+@device
+def chunk_gradient(call, numbers, x, g, q, weight, n, y, plan, ahead):  # type: ignore[no-untyped-def]
+    """Write the gradient of ``n`` classes from ``x`` on; ``ahead``: bytes to what is read next (0: unknown)."""
+    apart()
+    o = options_of(call, numbers)
+    y = y if 0 <= y < n else NO_TARGET
+    magic = constants(zeros(x)).one - plan.power
+    if call[KIND] == LOG_SOFTMAX:
+        _log_softmax(x, g, n, plan)
+    elif o.plain and plan.base == 0.0:
+        size = item_bytes(x)
+        for first in range(0, n, BLOCK):
+            block, block_g, rest = advance(x, first * size), advance(g, first * size), n - first
+            if rest < BLOCK or first <= y < first + BLOCK:
+                _plain_block(block, block_g, min(rest, BLOCK), y - first, o, magic, plan, ahead)
+            else:
+                _plain_block(block, block_g, BLOCK, None, o, magic, plan, ahead)
+    else:
+        _general(x, g, n, y, o, magic, plan, weight, q)
+
+
+@device
+def fill(g, n, number):  # type: ignore[no-untyped-def]
+    """Every one of ``n`` elements of the gradient is ``number``."""
+    apart()
+    v = zeros(g) + number
+    for j in range(0, n, lanes(g)):
+        store_part(g, j, n - j, v)
+
+
+@inline
+def write_gradient(call, numbers, x, g, q, weight, y, plan, begin, end, ahead):  # type: ignore[no-untyped-def]
+    """Classes ``begin`` to ``end`` of a row's gradient."""
+    if plan.factor != plan.factor:
+        fill(advance(g, begin * item_bytes(g)), end - begin, np.nan)
+        return
+    for c in range(begin, end, CHUNK):
+        chunk_gradient(
+            call,
+            numbers,
+            advance(x, c * item_bytes(x)),
+            advance(g, c * item_bytes(g)),
+            advance(q, c * item_bytes(q)),
+            advance(weight, c * item_bytes(weight)),
+            min(end - c, CHUNK),
+            y - c,
+            plan,
+            ahead,
+        )

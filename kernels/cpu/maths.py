@@ -1,0 +1,186 @@
+"""The mathematics of one element, on vectors: powers of two, logarithm, tanh.
+
+Everything is done in powers of two. With ``k`` the logit scale and ``K`` a whole number near the row's largest
+``k * x * log2(e)``,
+
+    exp(k * x) * 2**-K  =  2**n * 2**f,    n + f = k * x * log2(e) - K,    n whole,  |f| <= 1/2
+
+costs no subtraction of the maximum and no rounding from it: ``n`` comes out of one fused multiply-add whose result is
+forced to a whole number by its size, and ``f`` is what two more leave over, exact to the last bit that matters. Shifting
+by a rounded maximum instead makes the loss of a confident row wrong by 1e-6 (``x - m`` of about -20 is only known to
+1e-6); this makes it wrong by 1e-7.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import types
+from numba.extending import overload
+
+from .compile import inline
+from .simd import absolute, bits, copysign, fma, from_bits, polynomial, to_float, where
+
+LN2 = 0.6931471805599453
+LOG2E = 1.4426950408889634
+LOG2E_REST = 2.0355273740931033e-17  # log2(e) - LOG2E
+
+
+class Format(NamedTuple):
+    """What the formulas need to know of a floating-point type.
+
+    The polynomials interpolate at Chebyshev nodes: ``exp2`` is ``(2**f - 1) / f`` on [-1/2, 1/2] (relative error of
+    2**f: 9e-9 and 2e-17), ``log`` is ``(log((1 + s) / (1 - s)) / s - 2) / s**2`` over ``s**2`` (3e-9 and 5e-18), ``tanh``
+    is ``(tanh(v) / v - 1) / v**2`` over ``v**2`` for |v| <= 0.625 (4e-9 and 5e-17).
+    """
+
+    mantissa: int  # bits behind the point
+    zero: float  # 1.5 * 2**mantissa: adding it leaves a whole number in the lowest bits
+    one: float  # zero + exponent bias: shifted into the exponent, these bits are 2**0
+    limit: float  # |K| up to which one fused multiply-add leaves f exact
+    tiny: float  # a sum of powers divided by more than this does not overflow
+    saturated: float  # tanh(v) == 1 from here on
+    root: int  # the bits of sqrt(1/2)
+    log2e_rest: float  # log2(e) less its nearest number of this type
+    exp2: tuple[float, ...]
+    log: tuple[float, ...]
+    tanh: tuple[float, ...]
+
+
+FLOAT32 = Format(
+    mantissa=23,
+    zero=1.5 * 2.0**23,
+    one=1.5 * 2.0**23 + 127,
+    limit=2.0**16,
+    tiny=2.0**-100,
+    saturated=10.0,
+    root=int(np.float32(0.5**0.5).view(np.int32)),
+    log2e_rest=LOG2E - float(np.float32(LOG2E)),
+    exp2=(
+        0.6931471824645996,
+        0.24022650718688965,
+        0.055503569543361664,
+        0.009618083015084267,
+        0.0013390863314270973,
+        0.00015453163359779865,
+    ),
+    log=(0.6666668653488159, 0.3998878002166748, 0.29579949378967285),
+    tanh=(
+        -0.3333333432674408,
+        0.13333304226398468,
+        -0.053959257900714874,
+        0.02176891826093197,
+        -0.008343945257365704,
+        0.002292744815349579,
+    ),
+)
+FLOAT64 = Format(
+    mantissa=52,
+    zero=1.5 * 2.0**52,
+    one=1.5 * 2.0**52 + 1023,
+    limit=2.0**40,
+    tiny=2.0**-900,
+    saturated=20.0,
+    root=int(np.float64(0.5**0.5).view(np.int64)),
+    log2e_rest=LOG2E_REST,
+    exp2=(
+        0.6931471805599453,
+        0.24022650695910097,
+        0.0555041086648216,
+        0.009618129107606888,
+        0.0013333558146416936,
+        0.0001540353044173605,
+        1.525273382983612e-05,
+        1.321544258792169e-06,
+        1.0178062445845774e-07,
+        7.072585949269223e-09,
+        4.4549605981865186e-10,
+    ),
+    log=(
+        0.666666666666667,
+        0.39999999999899505,
+        0.28571428625975487,
+        0.2222221113479508,
+        0.18182889125261723,
+        0.15331721600556042,
+        0.14616449685043406,
+    ),
+    tanh=(
+        -0.3333333333333332,
+        0.13333333333326658,
+        -0.05396825396139557,
+        0.021869488260559115,
+        -0.008863229830925709,
+        0.0035920589774734554,
+        -0.001455309297534642,
+        0.0005874372860094381,
+        -0.00023077616269519857,
+        7.959955735264808e-05,
+        -1.724487449484433e-05,
+    ),
+)
+
+
+def constants(v: Any) -> Format:
+    """The ``Format`` of a vector's elements, chosen while compiling."""
+    raise NotImplementedError
+
+
+@overload(constants)
+def _constants(v):  # type: ignore[no-untyped-def]
+    if v.element == types.float32:
+        return lambda v: FLOAT32
+    return lambda v: FLOAT64
+
+
+@inline
+def power_parts(v, hi, lo, magic, rest):  # type: ignore[no-untyped-def]
+    """``2**((hi + lo) * v - K)`` as ``scale * (1 + r)``: ``t`` (for tests of range), ``scale`` and ``r + rest``.
+
+    ``magic`` is the format's ``one - K``. Where ``t <= zero`` the power is too small to be represented and scale and r
+    mean nothing.
+    """
+    c = constants(v)
+    t = fma(v, hi, magic)
+    f = fma(v, lo, fma(v, hi, magic - t))
+    return t, from_bits(bits(t) << c.mantissa), fma(f, polynomial(f, c.exp2), rest)
+
+
+@inline
+def power(v, hi, lo, magic):  # type: ignore[no-untyped-def]
+    """``t`` as above, and ``2**((hi + lo) * v - K)``: within 0.7 ulp, 0 below the smallest normal number, NaN of NaN."""
+    t, scale, r = power_parts(v, hi, lo, magic, 0.0)
+    return t, where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
+
+
+@inline
+def log(u):  # type: ignore[no-untyped-def]
+    """Natural logarithm of normal numbers above 0, within 2 ulp."""
+    c = constants(u)
+    above = bits(u) - c.root
+    exponent = above >> c.mantissa
+    m = from_bits(bits(u) - (exponent << c.mantissa))  # in [sqrt(1/2), sqrt(2))
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    return fma(to_float(exponent), LN2, s * fma(z, polynomial(z, c.log), 2.0))
+
+
+@inline
+def log1p(x):  # type: ignore[no-untyped-def]
+    """``log(1 + x)`` of finite ``x >= 0``, to the last digits of the smallest x too."""
+    u = 1.0 + x
+    return log(u) + (x - (u - 1.0)) / u
+
+
+@inline
+def tanh(v):  # type: ignore[no-untyped-def]
+    """Hyperbolic tangent, within 2 ulp; NaN of NaN."""
+    c = constants(v)
+    a = absolute(v)
+    z = v * v
+    near = fma(v * z, polynomial(z, c.tanh), v)
+    a = where(a > c.saturated, c.saturated, a)  # this order keeps NaN
+    _, e = power(a + a, LOG2E, c.log2e_rest, c.one)
+    far = copysign(1.0 - 2.0 / (e + 1.0), v)
+    return where(a < 0.625, near, far)

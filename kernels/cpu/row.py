@@ -1,0 +1,185 @@
+"""A row's loss and the plan of its gradient, from what ``stats.py`` found."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import aux
+from .call import (
+    ARGMAX,
+    CE_SCALE,
+    CORRECT,
+    ENTROPY,
+    GRADIENT,
+    GRADIENT_STEP,
+    GRADIENTS,
+    KIND,
+    LOG_SOFTMAX,
+    LOSS,
+    LSE,
+    LSE_IN,
+    N_CLASSES,
+    N_ROWS,
+    NEXT_ROW,
+    NO_TARGET,
+    NONE,
+    Q_STEP,
+    RANK,
+    SAMPLE_WEIGHT,
+    TARGET_PROB,
+    UPSTREAM,
+    X_STEP,
+    Z_LOSS,
+    ZL_RATIO,
+    ZL_SCALE,
+    options_of,
+    row_number,
+    row_start,
+    target_of,
+)
+from .compile import device, inline
+from .element import spread_weights, value
+from .gradient import Plan, fill, write_gradient
+from .maths import LN2, constants, power
+from .simd import apart, arithmetic_at, extract, load_one, load_part, pointer_at, rounded, zeros
+from .stats import EMPTY, row_stats
+
+DOMINATED = 1.0 + 1e-3  # total / largest power: below this, log(total / largest) is taken from the sum of the others
+LARGE_RATIO = 1e300  # others / target beyond this would overflow
+
+
+@inline
+def _write(call, field, x, i, number):  # type: ignore[no-untyped-def]
+    """Number ``i`` of an output with one a row, if it is wanted."""
+    if call[field] != 0:
+        arithmetic_at(call[field], x)[i] = number
+
+
+@inline
+def write_classes(call, i, winner, correct, above):  # type: ignore[no-untyped-def]
+    """The outputs that are about classes, of those that are wanted."""
+    if call[ARGMAX] != 0:
+        pointer_at(call[ARGMAX], np.int64)[i] = winner
+    if call[CORRECT] != 0:
+        pointer_at(call[CORRECT], np.uint8)[i] = np.uint8(correct)
+    if call[RANK] != 0:
+        pointer_at(call[RANK], np.int64)[i] = above
+
+
+@inline
+def skip_row(call, i, x):  # type: ignore[no-untyped-def]
+    """An ignored row: everything is 0, and nothing of the row is looked at."""
+    _write(call, LOSS, x, i, 0.0)
+    _write(call, LSE, x, i, 0.0)
+    _write(call, TARGET_PROB, x, i, 0.0)
+    _write(call, ENTROPY, x, i, 0.0)
+    write_classes(call, i, -1, False, 0)
+
+
+@inline
+def _power_at(v, o, k):  # type: ignore[no-untyped-def]
+    """``2**(z * log2(e) - K)`` as the loops compute it, of one v (lane 0)."""
+    return np.float64(extract(power(v, o.hi, o.lo, constants(v).one - k)[1], 0))
+
+
+@device
+def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-untyped-def]
+    """Write everything of row ``i`` but its gradient, and plan that."""
+    apart()
+    o, n, base = options_of(call, numbers), call[N_CLASSES], 0.0
+    if abs(found.power) > constants(zeros(x)).limit:
+        # Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
+        top = aux.largest_value(call, numbers, x, n)
+        if abs(top) < np.inf:
+            base = top * o.sign
+            found = row_stats(call, numbers, x, g, q, weight, y, base)
+    k = found.power if found.power > EMPTY else 0.0
+    e_y, w_y, z_y = 0.0, 0.0, 0.0
+    if y != NO_TARGET:
+        v = value(load_part(x, y, 1), o, base)
+        e_y, z_y = _power_at(v, o, k), o.unit * np.float64(extract(v, 0))
+        w_y = np.float64(load_one(weight, y)) if o.weighted else 1.0
+    total = found.others + e_y
+    proper = total > 0.0  # neither NaN nor all -inf
+
+    z_loss = numbers[Z_LOSS]
+    log_total = k * LN2 + math.log(total) if proper else np.nan  # L, less the base
+    lse = log_total + base * o.unit
+    if call[LSE] != 0:
+        limit = -np.inf if total == 0.0 else (np.nan if aux.has_nan(x, n, o.unit) else np.inf)
+        _write(call, LSE, x, i, lse if proper else limit)
+
+    log_top, top = np.nan, 0.0  # L less the largest z
+    if (o.spread != NONE or call[ENTROPY] != 0 or call[KIND] == LOG_SOFTMAX) and proper:
+        top = aux.largest_value(call, numbers, x, n) - base * o.sign if o.plain and base == 0.0 else found.top
+        e_top = _power_at(zeros(x) + top * o.sign if o.sign != 0.0 else zeros(x), o, k)
+        if total / e_top > DOMINATED:
+            log_top = math.log(total / e_top)
+        else:
+            winner = aux.argmax(x, n, o.sign)
+            again = row_stats(call, numbers, x, g, q, weight, winner, base)
+            log_top = math.log1p(math.ldexp(again.others, int(again.power - k)) / e_top)
+
+    on_target = o.keep * w_y
+    if call[LOSS] != 0:
+        loss = 0.0
+        if on_target != 0.0:
+            ratio = found.others / e_y if e_y > 0.0 else np.inf
+            loss = on_target * (math.log1p(ratio) if ratio < LARGE_RATIO else log_total - z_y)
+        if o.spread != NONE:
+            loss += found.spread * log_top - abs(o.unit) * found.linear
+        if z_loss != 0.0:
+            loss += numbers[ZL_RATIO] * z_loss * lse * lse
+        loss *= row_number(call, SAMPLE_WEIGHT, x, i, 1.0)
+        _write(call, LOSS, x, i, loss if proper else np.nan)
+    if call[ARGMAX] != 0 or call[CORRECT] != 0 or call[RANK] != 0:
+        winner = aux.argmax(x, n, o.sign)
+        write_classes(call, i, winner, winner == y, aux.rank(x, n, y, o.sign) if call[RANK] != 0 else 0)
+    _write(call, TARGET_PROB, x, i, e_y / total if proper else np.nan)
+    if call[ENTROPY] != 0:
+        distance = aux.mean_distance(call, numbers, x, n, base, k, top) * abs(o.unit)
+        _write(call, ENTROPY, x, i, log_top + distance / total if proper else np.nan)
+
+    if call[KIND] == LOG_SOFTMAX:
+        return Plan(0.0, base + top, log_top, 0.0, 0.0, 0.0)
+    if call[LSE_IN] != 0:
+        lse = row_number(call, LSE_IN, x, i, 0.0)
+        total = math.exp(lse - base * o.unit - k * LN2)
+    row = o.slope * row_number(call, SAMPLE_WEIGHT, x, i, 1.0) * row_number(call, UPSTREAM, x, i, 1.0)
+    scale = row * numbers[CE_SCALE]
+    even = scale * found.spread
+    if z_loss != 0.0:
+        even += row * numbers[ZL_SCALE] * 2.0 * z_loss * lse
+    exact = (scale * on_target + even if call[KIND] == GRADIENTS else 1.0) / total if proper else np.nan
+    factor = np.float64(rounded(x, exact))
+    rest = (exact - factor) / factor if factor != 0.0 and abs(factor) < np.inf else 0.0
+    at_target = 0.0
+    if y != NO_TARGET:
+        # p_y - 1 as -(sum of the others) / sum: exact for the most confident row
+        at_target = even * (e_y / total) - scale * on_target * (found.others / total)
+        if o.spread != NONE:
+            at_target -= scale * np.float64(extract(spread_weights(x, weight, q, y, 1, o), 0))
+        if o.softcap > 0:
+            t = (z_y + base * o.unit) / o.softcap
+            at_target *= 1.0 - t * t
+    return Plan(k, base, factor, rest, scale, at_target)
+
+
+@inline
+def run_rows(call, numbers, x0, g0, q0, weight, begin, end):  # type: ignore[no-untyped-def]
+    """Rows ``begin`` to ``end``: look, finish, look again and write the gradient."""
+    for i in range(begin, end):
+        x, g, q = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i), row_start(call, q0, 2, Q_STEP, i)
+        y, ignored = target_of(call, i)
+        if ignored:
+            skip_row(call, i, x)
+            if call[GRADIENT] != 0:
+                fill(g, call[N_CLASSES], 0.0)
+            continue
+        found = row_stats(call, numbers, x, g, q, weight, y, 0.0)
+        plan = finish_row(call, numbers, i, x, g, q, weight, y, found)
+        if call[GRADIENT] != 0:
+            ahead = call[NEXT_ROW] if i + 1 < call[N_ROWS] else 0
+            write_gradient(call, numbers, x, g, q, weight, y, plan, 0, call[N_CLASSES], ahead)

@@ -1,0 +1,41 @@
+"""What is asked of the targets before anything is computed, and of the row losses after: one pass each."""
+
+from __future__ import annotations
+
+from .compile import serial
+from .simd import lanes, load, load_part, pointer, total, widen, zeros64
+
+
+@serial
+def scan(targets, n_classes, ignore_index, weight, sample_weight):  # type: ignore[no-untyped-def]
+    """Position of the first bad target (or -1), number of valid rows, sum of s * w_y and sum of s over these."""
+    n_valid = 0
+    bad = False
+    for y in targets:  # counts without a branch, so that LLVM makes vectors of it
+        valid = y != ignore_index
+        n_valid += valid
+        bad |= valid & ((y < 0) | (y >= n_classes))
+    if bad:
+        for i, y in enumerate(targets):
+            if y != ignore_index and not 0 <= y < n_classes:
+                return i, 0, 0.0, 0.0
+    if weight.size == 0 and sample_weight.size == 0:
+        return -1, n_valid, float(n_valid), float(n_valid)
+    sum_sw, sum_s = 0.0, 0.0
+    for i, y in enumerate(targets):
+        if y != ignore_index:
+            s = float(sample_weight[i]) if sample_weight.size > 0 else 1.0
+            sum_s += s
+            sum_sw += s * float(weight[y]) if weight.size > 0 else s
+    return -1, n_valid, sum_sw, sum_s
+
+
+@serial
+def sum_rows(values):  # type: ignore[no-untyped-def]
+    """Sum in float64, in a fixed order: lane by lane, then the lanes."""
+    p = pointer(values)
+    s = zeros64(p)
+    whole = values.size // lanes(p) * lanes(p)
+    for i in range(0, whole, lanes(p)):
+        s = s + widen(load(p, i))
+    return total(s + widen(load_part(p, whole, values.size - whole)))

@@ -1,0 +1,53 @@
+"""When Numba's threads may be used, and what to do where they may not.
+
+Two things end a process, and both happen to people who did nothing wrong: two Python threads that enter parallel
+kernels at once under the threading layer "workqueue", and a forked child that enters one after its parent did under GNU
+OpenMP. The serial kernel gives the same bits, so that is what runs then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.np.ufunc import parallel as numba_pool
+
+_CONCURRENT_LAYERS = ("tbb", "omp")  # several Python threads may enter parallel kernels at once
+
+_entry = threading.Lock()
+_concurrent = False  # whether the layer is known to be one of these
+_forked = False  # whether the threads were started in a parent of this process
+
+
+def available() -> int:
+    """How many threads a parallel kernel would have; 1 where it must not be entered."""
+    return 1 if _forked else int(numba.get_num_threads())
+
+
+def run(parallel: Callable[..., Any], serial: Callable[..., Any], *args: Any, extra: tuple[Any, ...]) -> None:
+    """Call ``parallel(*args, *extra)``; or ``serial(*args)`` where another thread is in a kernel and must be alone."""
+    global _concurrent
+    if _concurrent:
+        parallel(*args, *extra)
+    elif _entry.acquire(blocking=False):
+        try:
+            parallel(*args, *extra)
+            _concurrent = numba.threading_layer() in _CONCURRENT_LAYERS
+        finally:
+            _entry.release()
+    else:
+        serial(*args)
+
+
+def _after_fork() -> None:
+    global _entry, _forked, _concurrent
+    _entry = threading.Lock()
+    _concurrent = False
+    _forked = _forked or bool(numba_pool._is_initialized)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)

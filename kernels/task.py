@@ -1,0 +1,56 @@
+"""What a kernel is asked to do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Task(NamedTuple):
+    """Arrays in, options, arrays to fill: one cross-entropy over N > 0 rows of C > 0 classes.
+
+    Everything is checked: kernels only compute. Arrays of shape (*rows, C) are views with any strides, the classes on
+    the last axis; N is the product of `rows`. Arrays of shape (N,) or (C,) are C-contiguous. The arithmetic type is
+    float64 for float64 logits and float32 for the others.
+
+    With `w`, `s`, `u` for class weight, sample weight and upstream gradient (1 where None), `ce` and `zl` for the parts
+    of a row's loss, and `z` for the scaled and capped logits, a kernel writes
+
+    - `loss = s * (ce + zl_ratio * zl)`
+    - `grad_j = s * u * (ce_scale * dce/dz_j + zl_scale * dzl/dz_j) * dz_j/dx_j`
+    """
+
+    logits: Array  # (*rows, C), any of the four types
+    targets: Array | None  # (N,) int64, each in [0, C) or ignore_index; None with probabilities
+    probabilities: Array | None  # (*rows, C), any of the four types
+    weight: Array | None  # (C,) arithmetic type
+    sample_weight: Array | None  # (N,) arithmetic type
+    upstream: Array | None  # (N,) arithmetic type
+    lse_in: Array | None  # (N,) arithmetic type: logsumexp of each row, known already. Fill `grad` only
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    softcap: float  # 0.0: none
+    logit_scale: float
+    ce_scale: float
+    zl_scale: float
+    zl_ratio: float
+    grad: Array | None  # (*rows, C) of the logits' type, or the very memory of the logits (in place)
+    loss: Array | None  # (N,) arithmetic type, as the rest where nothing else is said
+    lse: Array | None
+    argmax: Array | None  # int64
+    correct: Array | None  # bool
+    rank: Array | None  # int64
+    target_prob: Array | None
+    entropy: Array | None
+
+    @classmethod
+    def of_logits(cls, logits: Array, *, grad: Array | None = None, lse: Array | None = None) -> Task:
+        """Give the task of a function of the logits alone."""
+        nothing = (None,) * 6
+        return cls(
+            logits, *nothing, 0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, grad, None, lse, None, None, None, None, None
+        )

@@ -1,0 +1,89 @@
+"""One home for what the tests share: kernel cache, backends, types, the oracle and the tolerances."""
+
+import os
+import shutil
+import tempfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+# Before anything imports numba. Fresh, because numba's cache does not notice when a helper in another file changes.
+_CACHE = tempfile.mkdtemp(prefix="fastce-tests-")
+os.environ["NUMBA_CACHE_DIR"] = _CACHE
+
+BACKENDS = ("reference", "cpu")
+FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
+INTEGER_TYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240229)
+
+
+def float_type(name):
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+def arithmetic_type(dtype):
+    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+
+
+def oracle(function, logits, *args, **options):
+    """Give what `function` gives for the same numbers in float64, by the reference."""
+    args = [a if np.asarray(a).dtype.kind in "iub" else np.asarray(a).astype(np.float64) for a in args]
+    return function(np.asarray(logits).astype(np.float64), *args, **{**options, "backend": "reference"})
+
+
+# Tolerances, by the arithmetic type. A loss, or another number of a row, may be off by this much of itself; where it is
+# the difference of logits that were rounded (softcap, logit_scale), also by this much of the largest of them.
+LOSS = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-13}
+
+# An element of a gradient may be off by this much of the largest in its row (`exp`: 2 ulp; four roundings more), by one
+# unit of the logits' difference, where `exp` starts, and by the one rounding to its own type: half a unit in the last
+# place, or half the smallest subnormal number.
+GRAD = {np.dtype(np.float32): 5e-7, np.dtype(np.float64): 1e-14}
+UNIT = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float64): 2.0**-52}
+ROUNDING = {
+    np.dtype(np.float16): (2.0**-11, 2.0**-25),
+    np.dtype(ml_dtypes.bfloat16): (2.0**-8, 2.0**-134),
+    np.dtype(np.float32): (2.0**-24, 2.0**-150),
+    np.dtype(np.float64): (2.0**-53, 0.0),
+}
+
+
+def assert_loss(actual, expected, largest_logit=0.0):
+    """Compare row losses, a mean or a sum, or another number of each row, with the oracle's."""
+    tolerance = LOSS[np.asarray(actual).dtype]
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * largest_logit)
+
+
+def assert_grad(actual, expected, largest_logit=0.0, terms=0.0, axis=-1):
+    """Compare a gradient with the oracle's, row by row.
+
+    `terms` is the size of the numbers whose difference an element is, where it is not that of the largest element: with
+    probabilities or label smoothing p - q may be much smaller than p and q.
+    """
+    assert actual.shape == expected.shape
+    relative, absolute = ROUNDING[actual.dtype]
+    row_max = np.abs(expected).max(axis=axis, keepdims=True, initial=terms)
+    arithmetic = arithmetic_type(actual.dtype)
+    tolerance = (GRAD[arithmetic] + UNIT[arithmetic] * largest_logit) * row_max
+    tolerance = tolerance + relative * np.abs(expected) + absolute
+    error = np.abs(actual.astype(np.float64) - expected)
+    assert (error <= tolerance).all(), f"{(error / tolerance).max():.2f} times the tolerance"
+
+
+def assert_same(actual, expected):
+    """Compare bit for bit, but for the sign and payload of NaN."""
+    np.testing.assert_array_equal(actual, expected, strict=True)
