@@ -139,7 +139,7 @@ def cross_entropy_problem(
     if sample_weight is not None:
         inputs["sample_weight"] = sample_weight
         s = _vector("sample_weight", sample_weight, rows, dtype)
-    if lse is not None:
+    if not with_loss:
         inputs["lse"] = lse
         lse_in = _vector("lse", lse, rows, dtype)
     if grad_output is not None:
@@ -496,7 +496,7 @@ def _one_of(*allowed: object) -> Callable[[str, object], Any]:
 
 def _check_softcap(softcap: float, dtype: DType) -> None:
     limits = np.finfo(dtype)
-    if not limits.tiny <= softcap <= limits.max:
+    if not float(limits.tiny) <= softcap <= float(limits.max):
         raise ValueError(f"softcap must lie in the range of {dtype}, the type of the arithmetic, but is {softcap}")
 
 

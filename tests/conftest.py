@@ -71,12 +71,12 @@ def assert_loss(actual, expected, largest_logit=0.0):
 def assert_grad(actual, expected, largest_logit=0.0, terms=0.0, axis=-1):
     """Compare a gradient with the oracle's, row by row.
 
-    `terms` is the size of the numbers whose difference an element is, where it is not that of the largest element: with
-    probabilities or label smoothing p - q may be much smaller than p and q.
+    `terms` is the size of what is subtracted in a row, where that is more than its largest element: with probabilities or
+    label smoothing p - q may be much smaller than p and q, and with softcap 1 - tanh**2 smaller than 1.
     """
     assert actual.shape == expected.shape
     relative, absolute = ROUNDING[actual.dtype]
-    row_max = np.abs(expected).max(axis=axis, keepdims=True, initial=terms)
+    row_max = np.maximum(np.abs(expected).max(axis=axis, keepdims=True, initial=0), terms)
     arithmetic = arithmetic_type(actual.dtype)
     tolerance = (GRAD[arithmetic] + UNIT[arithmetic] * largest_logit) * row_max
     tolerance = tolerance + relative * np.abs(expected) + absolute

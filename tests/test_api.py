@@ -71,8 +71,10 @@ def check(logits, targets, backend, axis=-1, **options):
     z = np.abs(np.asarray(logits).astype(float)) * abs(options.get("logit_scale", 1))
     largest = min(z.max(), options.get("softcap") or np.inf)
     rounded = largest if {"softcap", "logit_scale"} & set(options) else 0.0
-    # What p and q are multiplied with, both in the gradient where they may cancel.
-    terms = 0.0 if of_classes and not options.get("label_smoothing") else np.abs(expected.grad).max()
+    terms = 0.0 if of_classes and not options.get("label_smoothing") else np.abs(expected.grad).max(initial=0)
+    if options.get("softcap"):
+        slope = np.maximum(1 - np.tanh(z / options["softcap"]) ** 2, 1e-3)
+        terms = np.maximum(terms, np.abs(expected.grad / slope).max(axis=axis, keepdims=True))
     assert result.grad.dtype == np.asarray(logits).dtype
     assert np.asarray(result.loss).dtype == result.lse.dtype == arithmetic_type(result.grad.dtype)
     assert_loss(result.loss, expected.loss, rounded)

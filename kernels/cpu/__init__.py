@@ -7,9 +7,9 @@ import numpy as np
 from ..task import Array, Task
 from . import targets as _targets
 from .call import LOG_SOFTMAX, SOFTMAX
-from .launch import run
+from .launch import LIMITS, plain, run
 
-__all__ = ["cross_entropy", "log_softmax", "logsumexp", "scan_targets", "softmax", "sum_rows"]
+__all__ = ["LIMITS", "cross_entropy", "log_softmax", "logsumexp", "plain", "scan_targets", "softmax", "sum_rows"]
 
 _NOTHING = np.empty(0, np.float32)
 

@@ -7,32 +7,33 @@ out in memory and say which rows, or chunks of rows, are whose.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import prange, types
 
-from .call import GRADIENT, INTEGERS, NUMBERS, PARTS, PLANS, Q, WEIGHT, X, fill_blocks
+from .call import GRADIENT, GRADIENTS, INTEGERS, NUMBERS, PARTS, PLANS, Q, WEIGHT, X, fill_blocks
 from .compile import parallel, serial, work
 from .narrow import run_groups
 from .row import run_rows
 from .simd import arithmetic_at, call_work, pointer_at
 from .stats import CHUNK
+from .targets import scan, sum_rows
 from .wide import PART, PLAN, finish, look, write
 
 # What ``work`` is to do with the rows, or chunks of rows, from ``begin`` to ``end``.
 ROWS, GROUPS, LOOK, FINISH, WRITE = range(5)
 
+NARROW = 64  # classes: up to here, rows lie across the lanes
 
-@cache
-def work_on(element: types.Type, q_element: types.Type) -> Any:
-    """The work on logits of one type and probabilities of another, compiled: an object that has an ``address``."""
+
+def work_on(element: types.Type) -> Any:
+    """The work on logits of a type, compiled: an object that has an ``address``."""
 
     def body(call_address, numbers_address, step, begin, end):  # type: ignore[no-untyped-def]
         call, numbers = pointer_at(call_address, np.int64), pointer_at(numbers_address, np.float64)
-        x, g, q = pointer_at(call[X], element), pointer_at(call[GRADIENT], element), pointer_at(call[Q], q_element)
-        weight = arithmetic_at(call[WEIGHT], x)
+        x, g = pointer_at(call[X], element), pointer_at(call[GRADIENT], element)
+        q, weight = arithmetic_at(call[Q], x), arithmetic_at(call[WEIGHT], x)
         if step == GROUPS:
             run_groups(call, numbers, x, g, q, weight, begin, end)
         elif step == ROWS:
@@ -58,6 +59,29 @@ def solve(  # type: ignore[no-untyped-def]
         settings, kind, tuning,
     )  # fmt: skip
     call_work(function, call, numbers, GROUPS if tuning[3] else ROWS, 0, steps[0])
+
+
+@serial
+def solve_plain(function, x, g, targets, losses, ignore_index):  # type: ignore[no-untyped-def]
+    """Mean loss of a small call without options, and its gradient unless ``g`` is empty: all of it in one call.
+
+    Gives the position of the first bad target (nothing is written then) or -1, and the loss.
+    """
+    nothing = losses[:0]
+    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, nothing, nothing)
+    if bad >= 0:
+        return bad, 0.0
+    scale = 1.0 / n_valid if n_valid > 0 else 0.0
+    integers, matrix = targets[:0], x[:0]
+    call, numbers = np.empty(INTEGERS, np.int64), np.empty(NUMBERS)
+    narrow = x.shape[1] <= NARROW
+    fill_blocks(
+        call, numbers, x, g, matrix, (len(targets), x.strides[0], g.strides[0], 0), integers, targets, ignore_index,
+        nothing, (nothing, nothing, nothing), (losses, nothing, nothing, nothing), (integers, integers, integers),
+        (0.0, 0.0, 0.0, 1.0, scale, 0.0, 1.0), GRADIENTS, (0, 0, 0, narrow),
+    )  # fmt: skip
+    call_work(function, call, numbers, GROUPS if narrow else ROWS, 0, len(targets))
+    return -1, sum_rows(losses) / n_valid if n_valid > 0 else np.nan
 
 
 @parallel

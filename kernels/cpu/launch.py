@@ -1,14 +1,15 @@
 """From a task to the kernels: arrays as the kernels take them, the regime, and serial or parallel.
 
 The kernels take every array in one form, so that there is one compiled kernel per type: C-contiguous and writeable as
-far as Numba sees; the first row of the logits stands for all, whose distances go along as numbers. Logits whose classes
-do not lie next to each other are copied, a block of rows at a time.
+far as Numba sees; the first row of the logits stands for all, whose distances go along as numbers. What does not fit,
+logits whose classes do not lie next to each other for example, is copied, a block of rows at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,7 +25,6 @@ from .stats import CHUNK
 class Limits(NamedTuple):
     """Where the regimes begin and end."""
 
-    narrow: int  # classes: up to here, rows lie across the lanes
     serial: int  # elements: below, waking the threads costs more than they save
     block: int  # elements: what a thread takes at a time
     resident: int  # bytes of a row: up to here, the next row is fetched while this one's gradient is written
@@ -32,31 +32,69 @@ class Limits(NamedTuple):
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
 
 
-LIMITS = Limits(narrow=64, serial=20_000, block=1 << 16, resident=1 << 18, ahead=1024, even=4)
+LIMITS = Limits(serial=20_000, block=1 << 16, resident=1 << 18, ahead=1024, even=4)
 
-# How numbers lie in memory: simd.py.
-_MEMORY: dict[str, tuple[Any, types.Type]] = {
-    "float16": (np.uint16, types.uint16),
-    "bfloat16": (np.int16, types.int16),
-    "float32": (np.float32, types.float32),
-    "float64": (np.float64, types.float64),
-}
+class Memory(NamedTuple):
+    """How logits of a type lie in memory (see ``simd.py``), and what stands for arrays that are not there."""
+
+    element: types.Type
+    view: Any  # the NumPy type of the same bits that Numba has arrays of
+    arithmetic: Any
+    no_gradient: Array
+    no_q: Array
+    no_rows: Array
+
+
+@cache
+def memory_of(dtype: np.dtype[Any]) -> Memory:
+    """The memory of logits of a type."""
+    element = {"float16": types.uint16, "bfloat16": types.int16, "float32": types.float32, "float64": types.float64}
+    view = {"float16": np.uint16, "bfloat16": np.int16}.get(dtype.name, dtype.type)
+    arithmetic = np.float64 if dtype == np.float64 else np.float32
+    return Memory(
+        element[dtype.name],
+        view,
+        arithmetic,
+        np.empty((0, 0), view),
+        np.empty((0, 0), arithmetic),
+        np.empty(0, arithmetic),
+    )
+
+
+@cache
+def _work(dtype: np.dtype[Any]) -> int:
+    """Address of the compiled work on logits of a type."""
+    return int(kernels.work_on(memory_of(dtype).element).address)
+
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_FLAGS = np.empty(0, np.uint8)
-_NOTHING: dict[Any, Array] = {kind: np.empty(0, kind) for kind in (np.float32, np.float64)}
-_NO_MATRIX: dict[Any, Array] = {kind: np.empty((0, 0), kind) for kind, _ in _MEMORY.values()}
-
 _COPIED_ELEMENTS = 1 << 18  # of a block of rows that is copied: 1 MiB of float32
 
 
 def run(task: Task, kind: int = GRADIENTS) -> None:
     """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be."""
     x, grad, q = task.logits, task.grad, task.probabilities
-    if _adjacent(x) and (grad is None or _adjacent(grad)) and (q is None or _adjacent(q)):
+    if (
+        _adjacent(x)
+        and (grad is None or _adjacent(grad))
+        and (q is None or (_adjacent(q) and q.dtype.type is memory_of(x.dtype).arithmetic))
+    ):
         _run(task, kind)
     else:
         _run_copied(task, kind)
+
+
+def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) -> tuple[int, float]:
+    """Mean loss of a small call without options, all in one step: see ``kernels.solve_plain``.
+
+    The arrays are C-contiguous and writeable: float32 or float64 logits (N, C) and gradient, int64 targets (N,).
+    """
+    memory = memory_of(logits.dtype)
+    losses = np.empty(len(targets), memory.view)
+    g = memory.no_gradient if grad is None else grad
+    result: tuple[int, float] = kernels.solve_plain(_work(logits.dtype), logits, g, targets, losses, ignore_index)
+    return result
 
 
 def _adjacent(array: Array) -> bool:
@@ -65,59 +103,56 @@ def _adjacent(array: Array) -> bool:
 
 
 def _run(task: Task, kind: int) -> None:
-    logits, grad, q = task.logits, task.grad, task.probabilities
+    (
+        logits, targets, q, weight, sample_weight, upstream, lse_in, ignore_index, label_smoothing, z_loss, softcap,
+        logit_scale, ce_scale, zl_scale, zl_ratio, grad, loss, lse, argmax, correct, rank, target_prob, entropy,
+    ) = task  # fmt: skip
+    dtype = logits.dtype
+    _, view, arithmetic, no_gradient, no_q, no_rows = memory_of(dtype)
     n_classes = logits.shape[-1]
     n_rows = logits.size // n_classes
-    memory, element = _MEMORY[logits.dtype.name]
-    q_memory, q_element = (memory, element) if q is None else _MEMORY[q.dtype.name]
-    steps = (n_rows, _step(logits), 0 if grad is None else _step(grad), 0 if q is None else _step(q))
+    x_step = _step(logits)
+    g_step = x_step if grad is None or grad is logits else _step(grad)
+    q_step = x_step if q is None else _step(q)
     offsets = _NO_INTEGERS
-    if _UNEVEN in steps:
-        offsets = np.concatenate([_offsets(a, logits.shape[:-1]) for a in (logits, grad, q)])
-    if n_classes <= LIMITS.narrow:
-        narrow, tuning = True, (0, 0, 0, True)
+    if x_step is None or g_step is None or q_step is None:
+        offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q)])
+        x_step = g_step = q_step = 0
+    narrow = n_classes <= kernels.NARROW
+    if narrow:
+        tuning = (0, 0, 0, True)
+    elif n_classes * dtype.itemsize <= LIMITS.resident:
+        tuning = (int(grad is not None), 0, x_step, False)
     else:
-        row_bytes = n_classes * logits.itemsize
-        resident = row_bytes <= LIMITS.resident
-        narrow = False
-        tuning = (int(grad is not None), 0 if resident else LIMITS.ahead, steps[1] if resident else 0, False)
-
-    nothing = _NOTHING[np.float64 if memory is np.float64 else np.float32]
+        tuning = (int(grad is not None), LIMITS.ahead, 0, False)
+    x = _first_row(logits, view)
     args = (
-        kernels.work_on(element, q_element).address,
-        _first_row(logits, memory),
-        _NO_MATRIX[memory] if grad is None else _first_row(grad, memory),
-        _NO_MATRIX[q_memory] if q is None else _first_row(q, q_memory),
-        steps,
+        _work(dtype),
+        x,
+        no_gradient if grad is None else x if grad is logits else _first_row(grad, view),
+        no_q if q is None else _first_row(q, arithmetic),
+        (n_rows, x_step, g_step, q_step),
         offsets,
-        _NO_INTEGERS if task.targets is None else task.targets,
-        task.ignore_index,
-        nothing if task.weight is None else task.weight,
+        _NO_INTEGERS if targets is None else targets,
+        ignore_index,
+        no_rows if weight is None else weight,
         (
-            nothing if task.sample_weight is None else task.sample_weight,
-            nothing if task.upstream is None else task.upstream,
-            nothing if task.lse_in is None else task.lse_in,
+            no_rows if sample_weight is None else sample_weight,
+            no_rows if upstream is None else upstream,
+            no_rows if lse_in is None else lse_in,
         ),
         (
-            nothing if task.loss is None else task.loss,
-            nothing if task.lse is None else task.lse,
-            nothing if task.target_prob is None else task.target_prob,
-            nothing if task.entropy is None else task.entropy,
+            no_rows if loss is None else loss,
+            no_rows if lse is None else lse,
+            no_rows if target_prob is None else target_prob,
+            no_rows if entropy is None else entropy,
         ),
         (
-            _NO_INTEGERS if task.argmax is None else task.argmax,
-            _NO_INTEGERS if task.rank is None else task.rank,
-            _NO_FLAGS if task.correct is None else task.correct.view(np.uint8),
+            _NO_INTEGERS if argmax is None else argmax,
+            _NO_INTEGERS if rank is None else rank,
+            _NO_FLAGS if correct is None else correct.view(np.uint8),
         ),
-        (
-            task.label_smoothing,
-            task.z_loss,
-            task.softcap,
-            task.logit_scale,
-            task.ce_scale,
-            task.zl_scale,
-            task.zl_ratio,
-        ),
+        (label_smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio),
         kind,
         tuning,
     )
@@ -134,50 +169,53 @@ def _run(task: Task, kind: int) -> None:
     threads.run(kernels.solve_parallel, kernels.solve, *args, extra=(1 if wide else block, wide))
 
 
-_UNEVEN = None  # the step of rows that no single step describes
-
-
 def _step(array: Array) -> int | None:
-    """Bytes from row to row."""
+    """Bytes from row to row; None where no single number says it."""
+    strides = array.strides
+    if len(strides) == 2:
+        return int(strides[0])
     step, n = 0, 1
-    for size, stride in zip(array.shape[-2::-1], array.strides[-2::-1], strict=True):
+    for size, stride in zip(array.shape[-2::-1], strides[-2::-1], strict=True):
         if size == 1:
             continue
         if n == 1:
             step = stride
         elif stride != step * n:
-            return _UNEVEN
+            return None
         n *= size
     return step
 
 
-def _offsets(array: Array | None, rows: tuple[int, ...]) -> Array:
+def _offsets(array: Array) -> Array:
     """Bytes from the first row to every row."""
+    rows = array.shape[:-1]
     offsets = np.zeros(rows, np.int64)
-    if array is not None:
-        for axis, stride in enumerate(array.strides[:-1]):
-            along = [1] * len(rows)
-            along[axis] = rows[axis]
-            offsets += (np.arange(rows[axis]) * stride).reshape(along)
+    for axis, stride in enumerate(array.strides[:-1]):
+        offsets += (np.arange(rows[axis]) * stride).reshape([-1 if a == axis else 1 for a in range(len(rows))])
     return offsets.reshape(-1)
 
 
-def _first_row(array: Array, memory: Any) -> Array:
-    """The array as (1, C) numbers in memory, contiguous and writeable for Numba; only its address matters."""
+def _first_row(array: Array, view: Any) -> Array:
+    """An array with the address and the classes of this one, contiguous and writeable as Numba sees it."""
+    flags = array.flags
+    if array.ndim == 2 and flags.c_contiguous and flags.writeable and array.dtype.type is view:
+        return array
     row = array[(0,) * (array.ndim - 1)]
-    if row.dtype != memory:
-        row = row.view(memory)
-    if not row.flags.writeable:
+    if not flags.writeable:
         # The same memory, without the flag that would make Numba compile everything again. It is never written.
-        pointer = row.__array_interface__["data"][0]
-        interface = {"version": 3, "data": (pointer, False), "shape": row.shape, "typestr": row.dtype.str}
+        row = row.view(view)
+        address = row.__array_interface__["data"][0]
+        interface = {"version": 3, "data": (address, False), "shape": row.shape, "typestr": row.dtype.str}
         row = np.asarray(SimpleNamespace(__array_interface__=interface))
-    return row[np.newaxis]
+    return row.view(view)[np.newaxis]
 
 
 def _run_copied(task: Task, kind: int) -> None:
-    """The same, by blocks of rows copied to where their classes lie next to each other, and back."""
+    """The same, by blocks of rows copied to where classes lie next to each other, and probabilities are of the type
+    that is computed in; and back.
+    """
     logits, n_classes = task.logits, task.logits.shape[-1]
+    arithmetic = memory_of(logits.dtype).arithmetic
     first = 0
     for block in _row_blocks(logits.shape[:-1], max(1, _COPIED_ELEMENTS // n_classes)):
         x = np.ascontiguousarray(logits[block])
@@ -188,7 +226,7 @@ def _run_copied(task: Task, kind: int) -> None:
             if (values := getattr(task, name)) is not None
         }
         grad = None if task.grad is None else np.empty_like(x)
-        q = None if task.probabilities is None else np.ascontiguousarray(task.probabilities[block])
+        q = None if task.probabilities is None else np.ascontiguousarray(task.probabilities[block], arithmetic)
         _run(task._replace(logits=x, grad=grad, probabilities=q, **of_rows), kind)
         if task.grad is not None:
             task.grad[block] = grad

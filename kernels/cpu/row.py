@@ -105,7 +105,10 @@ def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-
     proper = total > 0.0  # neither NaN nor all -inf
 
     z_loss = numbers[Z_LOSS]
-    log_total = k * LN2 + math.log(total) if proper else np.nan  # L, less the base
+    near = e_y > 0.0 and found.others < LARGE_RATIO * e_y  # the loss follows from the ratio of the two
+    log_total = np.nan  # L, less the base
+    if proper and (call[LSE] != 0 or z_loss != 0.0 or not near):
+        log_total = k * LN2 + math.log(total)
     lse = log_total + base * o.unit
     if call[LSE] != 0:
         limit = -np.inf if total == 0.0 else (np.nan if aux.has_nan(x, n, o.unit) else np.inf)
@@ -126,8 +129,7 @@ def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-
     if call[LOSS] != 0:
         loss = 0.0
         if on_target != 0.0:
-            ratio = found.others / e_y if e_y > 0.0 else np.inf
-            loss = on_target * (math.log1p(ratio) if ratio < LARGE_RATIO else log_total - z_y)
+            loss = on_target * (math.log1p(found.others / e_y) if near else log_total - z_y)
         if o.spread != NONE:
             loss += found.spread * log_top - abs(o.unit) * found.linear
         if z_loss != 0.0:

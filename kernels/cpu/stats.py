@@ -35,6 +35,7 @@ from .simd import (
 
 CHUNK = 8192  # classes a chunk
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
+SAMPLE = 64  # classes from which the shift is guessed
 REACH = 64.0  # how far the largest power may be from 2**0: far from overflow, and small terms far from underflow
 EMPTY = -1e300  # the power of two of a chunk in which every power is 0
 
@@ -125,14 +126,14 @@ def _largest_power(x, n, o, base):  # type: ignore[no-untyped-def]
 def chunk_stats(call, numbers, x, g, q, weight, n, y, base):  # type: ignore[no-untyped-def]
     """``Stats`` of ``n`` classes from ``x`` on, with the target at ``y`` (or outside).
 
-    The shift is guessed from the first block: the logits of a row resemble each other, so that looking for the maximum
+    The shift is guessed from the first few logits: the logits of a row resemble each other, so that looking for the maximum
     first would cost a fifth of the time and hardly ever change anything. Where the guess is off by more than ``REACH``,
     the maximum is looked for and the chunk done again.
     """
     apart()
     o = options_of(call, numbers)
     y = y if 0 <= y < n else NO_TARGET
-    k = _largest_power(x, min(n, BLOCK), o, base)
+    k = _largest_power(x, min(n, SAMPLE), o, base)
     top, linear, spread = 0.0, 0.0, 0.0
     for attempt in range(2):
         magic = constants(zeros(x)).one - k
