@@ -24,31 +24,31 @@ def has_nan(x, n, unit):  # type: ignore[no-untyped-def]
 
 
 @device
-def argmax(x, n, sign):  # type: ignore[no-untyped-def]
-    """First position of the largest ``sign * x``; as in NumPy, NaN counts as largest."""
+def argmax(x, n, order):  # type: ignore[no-untyped-def]
+    """First position of the largest ``order * x``; as in NumPy, NaN counts as largest."""
     apart()
     top, nan = zeros(x) - np.inf, False
     for j in range(0, n, lanes(x)):
-        v = load_part(x, j, n - j) * sign
+        v = load_part(x, j, n - j) * order
         inside = iota(v) < n - j
         nan = nan or count_true(v != v) > 0
         top = where(inside & (v > top), v, top)
     wanted = largest(top)
     for j in range(n):
-        v = load_one(x, j) * sign
+        v = load_one(x, j) * order
         if v != v or (not nan and v == wanted):
             return j
     return 0
 
 
 @device
-def rank(x, n, y, sign):  # type: ignore[no-untyped-def]
-    """How many classes have a larger ``sign * x`` than class ``y``."""
+def rank(x, n, y, order):  # type: ignore[no-untyped-def]
+    """How many classes have a larger ``order * x`` than class ``y``."""
     apart()
-    at_target = load_one(x, y) * sign
+    at_target = load_one(x, y) * order
     above = 0
     for j in range(0, n, lanes(x)):
-        v = load_part(x, j, n - j) * sign
+        v = load_part(x, j, n - j) * order
         above += count_true((iota(v) < n - j) & (v > at_target))
     return above
 
@@ -69,15 +69,3 @@ def mean_distance(call, numbers, x, n, base, k, top):  # type: ignore[no-untyped
             block = block + where(e == 0.0, 0.0, e * (top - v * o.sign))
         s = s + widen(block)
     return total(s)
-
-
-@device
-def largest_value(call, numbers, x, n):  # type: ignore[no-untyped-def]
-    """The largest ``sign * v`` of ``n`` classes."""
-    apart()
-    o = options_of(call, numbers)
-    top = zeros(x) - np.inf
-    for j in range(0, n, lanes(x)):
-        u = value(load_part(x, j, n - j), o, 0.0) * o.sign
-        top = where((iota(u) < n - j) & (u > top), u, top)
-    return np.float64(largest(top))

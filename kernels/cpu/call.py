@@ -20,21 +20,23 @@ from .simd import advance, arithmetic_at, fma, pointer, pointer_at, rounded
     N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, OFFSETS,
     TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
     LOSS, LSE, TARGET_PROB, ENTROPY, ARGMAX, RANK, CORRECT,
-    KIND, SPREAD, FETCH_GRADIENT, FETCH_AHEAD, NEXT_ROW, PARTS, PLANS,
+    KIND, KEEP_POWERS, SPREAD, FETCH_GRADIENT, FETCH_AHEAD, NEXT_ROW, PARTS, PLANS,
     INTEGERS,
-) = range(30)  # fmt: skip
+) = range(31)  # fmt: skip
 
 # Numbers.
 (
-    HI, LO, UNIT, SIGN, SOFTCAP, INNER, SLOPE, KEEP, SHARE, Z_LOSS, CE_SCALE, ZL_SCALE, ZL_RATIO,
+    HI, LO, UNIT, SIGN, ORDER, SOFTCAP, INNER, SLOPE, KEEP, SHARE, Z_LOSS, CE_SCALE, ZL_SCALE, ZL_RATIO,
     NUMBERS,
-) = range(14)  # fmt: skip
+) = range(15)  # fmt: skip
 
 # KIND: what the rows of the "gradient" are to be.
 GRADIENTS, SOFTMAX, LOG_SOFTMAX = 0, 1, 2
 
 # SPREAD: how much of the target lies on every class, apart from the target class itself.
 NONE, SMOOTHED, PROBABILITIES = 0, 1, 2
+
+MAX_KEPT = 1 << 19  # classes of rows whose powers may be kept: the shifts of their chunks have room on the stack
 
 NO_TARGET = -1  # the position of the target in a row that has none, or a probability target
 
@@ -45,7 +47,8 @@ class Options(NamedTuple):
     hi: float  # log2(e) * unit in two parts: the nearest number of the arithmetic type, and what that leaves over
     lo: float
     unit: float  # z = unit * v: the logit scale, or 1 after a softcap
-    sign: float  # of the logit scale: sign * x orders the classes
+    sign: float  # of unit: sign * v orders the classes
+    order: float  # of the logit scale: order * x does, exactly
     softcap: float  # 0: none
     inner: float  # logit scale / softcap
     slope: float  # dz/dx, apart from the softcap's share
@@ -64,6 +67,7 @@ def options_of(call, numbers):  # type: ignore[no-untyped-def]
         numbers[LO],
         numbers[UNIT],
         numbers[SIGN],
+        numbers[ORDER],
         numbers[SOFTCAP],
         numbers[INNER],
         numbers[SLOPE],
@@ -103,10 +107,18 @@ def fill_blocks(  # type: ignore[no-untyped-def]
         call[SPREAD] = PROBABILITIES
     else:
         call[SPREAD] = SMOOTHED if smoothing > 0.0 and targets.size > 0 else NONE
+    # Powers are kept in the gradient, to be scaled, where that has their type and nobody looks at the logits again
+    # (they may lie in the same place); elsewhere they are computed a second time.
+    asked = call[LSE] + call[ENTROPY] + call[ARGMAX] + call[RANK] + call[CORRECT]
+    plain = softcap == 0.0 and call[SPREAD] == NONE and kind != LOG_SOFTMAX
+    fits = g.size > 0 and g.itemsize >= 4 and n_classes <= MAX_KEPT
+    call[KEEP_POWERS] = plain and fits and asked == 0
+
     unit = 1.0 if softcap > 0.0 else logit_scale
     hi = np.float64(rounded(pointer(x), unit * LOG2E))
     numbers[HI], numbers[LO] = hi, fma(unit, LOG2E, -hi) + unit * LOG2E_REST
-    numbers[UNIT], numbers[SIGN], numbers[SLOPE] = unit, np.sign(logit_scale), logit_scale
+    numbers[UNIT], numbers[SIGN] = unit, np.sign(unit)
+    numbers[SLOPE], numbers[ORDER] = logit_scale, np.sign(logit_scale)
     numbers[SOFTCAP], numbers[INNER] = softcap, logit_scale / softcap if softcap > 0.0 else 0.0
     numbers[KEEP], numbers[SHARE] = 1.0 - smoothing, smoothing / n_classes
     numbers[Z_LOSS], numbers[CE_SCALE], numbers[ZL_SCALE] = z_loss, ce_scale, zl_scale

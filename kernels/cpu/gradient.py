@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .call import KIND, LOG_SOFTMAX, NO_TARGET, NONE, options_of
+from .call import KEEP_POWERS, KIND, LOG_SOFTMAX, N_CLASSES, NO_TARGET, NONE, UNIT, options_of
 from .compile import device, inline
 from .maths import constants, power_parts
 from .element import spread_weights, value
 from .simd import (
     advance,
     apart,
+    distance,
     fma,
     iota,
     item_bytes,
@@ -20,12 +21,13 @@ from .simd import (
     load,
     load_part,
     prefetch,
+    rounded,
     store,
     store_part,
     where,
     zeros,
 )
-from .stats import BLOCK, CHUNK
+from .stats import BLOCK, CHUNK, relative
 
 
 class Plan(NamedTuple):
@@ -110,22 +112,34 @@ def fill(g, n, number):  # type: ignore[no-untyped-def]
         store_part(g, j, n - j, v)
 
 
+@device
+def _scale_chunk(call, numbers, g, n, y, plan, base, k, ahead):  # type: ignore[no-untyped-def]
+    """The same where the powers, with ``base`` and ``k``, were kept in ``g``; ``ahead`` from there."""
+    apart()
+    exact = (plan.factor + plan.factor * plan.rest) * relative(base, k, plan.base, plan.power, numbers[UNIT])
+    factor = np.float64(rounded(g, exact))
+    rest = exact - factor if abs(factor) < np.inf else 0.0
+    whole, width = n // lanes(g) * lanes(g), lanes(g)
+    for j in range(0, whole, width):
+        if ahead != 0:
+            prefetch(advance(g, ahead), j)
+        e = load(g, j)
+        store(g, j, fma(e, factor, e * rest))
+    e = load_part(g, whole, n - whole)
+    store_part(g, whole, n - whole, fma(e, factor, e * rest))
+    if 0 <= y < n:
+        store_part(g, y, 1, zeros(g) + plan.target)
+
+
 @inline
-def write_gradient(call, numbers, x, g, q, weight, y, plan, begin, end, ahead):  # type: ignore[no-untyped-def]
-    """Classes ``begin`` to ``end`` of a row's gradient."""
+def write_chunk(call, numbers, x, g, q, weight, y, plan, c, ahead, base, k):  # type: ignore[no-untyped-def]
+    """The gradient of the row's chunk that starts at class ``c``. ``base`` and ``k`` are those of kept powers."""
+    n, x_c, g_c = min(call[N_CLASSES] - c, CHUNK), advance(x, c * item_bytes(x)), advance(g, c * item_bytes(g))
     if plan.factor != plan.factor:
-        fill(advance(g, begin * item_bytes(g)), end - begin, np.nan)
-        return
-    for c in range(begin, end, CHUNK):
-        chunk_gradient(
-            call,
-            numbers,
-            advance(x, c * item_bytes(x)),
-            advance(g, c * item_bytes(g)),
-            advance(q, c * item_bytes(q)),
-            advance(weight, c * item_bytes(weight)),
-            min(end - c, CHUNK),
-            y - c,
-            plan,
-            ahead,
-        )
+        fill(g_c, n, np.nan)
+    elif call[KEEP_POWERS] != 0:
+        to_next = distance(g_c, x_c) + ahead if ahead != 0 else 0
+        _scale_chunk(call, numbers, g_c, n, y - c, plan, base, k, to_next)
+    else:
+        q_c, weight_c = advance(q, c * item_bytes(q)), advance(weight, c * item_bytes(weight))
+        chunk_gradient(call, numbers, x_c, g_c, q_c, weight_c, n, y - c, plan, ahead)

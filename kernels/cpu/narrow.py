@@ -211,7 +211,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):  # type: ignore[no-
         elif n_classes == 1 and call[KIND] == GRADIENTS:
             column = column + 1  # so that its gradient is exactly 0, like that of a target
         if call[ARGMAX] != 0 or call[CORRECT] != 0 or call[RANK] != 0:
-            _classes_of_rows(call, first, n, x, logits, n_classes, column, ignored, o.sign)
+            _classes_of_rows(call, first, n, x, logits, n_classes, column, ignored, o.order)
         if o.spread == PROBABILITIES:
             _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
             _load_group(x, q0, offsets, n_classes, q)

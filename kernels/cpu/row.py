@@ -15,6 +15,7 @@ from .call import (
     GRADIENT,
     GRADIENT_STEP,
     GRADIENTS,
+    KEEP_POWERS,
     KIND,
     LOG_SOFTMAX,
     LOSS,
@@ -41,10 +42,10 @@ from .call import (
 )
 from .compile import device, inline
 from .element import spread_weights, value
-from .gradient import Plan, fill, write_gradient
+from .gradient import Plan, fill, write_chunk
 from .maths import LN2, constants, power
-from .simd import apart, arithmetic_at, extract, load_one, load_part, pointer_at, rounded, zeros
-from .stats import EMPTY, row_stats
+from .simd import apart, arithmetic_at, extract, load_one, pointer_at, rounded, shift_buffer, zeros
+from .stats import CHUNK, EMPTY, row_stats
 
 DOMINATED = 1.0 + 1e-3  # total / largest power: below this, log(total / largest) is taken from the sum of the others
 LARGE_RATIO = 1e300  # others / target beyond this would overflow
@@ -85,20 +86,14 @@ def _power_at(v, o, k):  # type: ignore[no-untyped-def]
 
 
 @device
-def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-untyped-def]
-    """Write everything of row ``i`` but its gradient, and plan that."""
+def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):  # type: ignore[no-untyped-def]
+    """Write everything of row ``i`` but its gradient, and plan that. ``x_y`` is the target's logit."""
     apart()
-    o, n, base = options_of(call, numbers), call[N_CLASSES], 0.0
-    if abs(found.power) > constants(zeros(x)).limit:
-        # Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
-        top = aux.largest_value(call, numbers, x, n)
-        if abs(top) < np.inf:
-            base = top * o.sign
-            found = row_stats(call, numbers, x, g, q, weight, y, base)
+    o, n, base = options_of(call, numbers), call[N_CLASSES], found.base
     k = found.power if found.power > EMPTY else 0.0
     e_y, w_y, z_y = 0.0, 0.0, 0.0
     if y != NO_TARGET:
-        v = value(load_part(x, y, 1), o, base)
+        v = value(zeros(x) + x_y, o, base)
         e_y, z_y = _power_at(v, o, k), o.unit * np.float64(extract(v, 0))
         w_y = np.float64(load_one(weight, y)) if o.weighted else 1.0
     total = found.others + e_y
@@ -116,14 +111,15 @@ def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-
 
     log_top, top = np.nan, 0.0  # L less the largest z
     if (o.spread != NONE or call[ENTROPY] != 0 or call[KIND] == LOG_SOFTMAX) and proper:
-        top = aux.largest_value(call, numbers, x, n) - base * o.sign if o.plain and base == 0.0 else found.top
+        top = found.top - base * o.sign
         e_top = _power_at(zeros(x) + top * o.sign if o.sign != 0.0 else zeros(x), o, k)
         if total / e_top > DOMINATED:
             log_top = math.log(total / e_top)
         else:
-            winner = aux.argmax(x, n, o.sign)
-            again = row_stats(call, numbers, x, g, q, weight, winner, base)
-            log_top = math.log1p(math.ldexp(again.others, int(again.power - k)) / e_top)
+            winner, unkept = aux.argmax(x, n, o.order), shift_buffer()
+            unkept[0] = 0.0
+            again = row_stats(call, numbers, x, g, q, weight, winner, unkept)
+            log_top = math.log1p(again.others / e_top)
 
     on_target = o.keep * w_y
     if call[LOSS] != 0:
@@ -137,8 +133,8 @@ def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-
         loss *= row_number(call, SAMPLE_WEIGHT, x, i, 1.0)
         _write(call, LOSS, x, i, loss if proper else np.nan)
     if call[ARGMAX] != 0 or call[CORRECT] != 0 or call[RANK] != 0:
-        winner = aux.argmax(x, n, o.sign)
-        write_classes(call, i, winner, winner == y, aux.rank(x, n, y, o.sign) if call[RANK] != 0 else 0)
+        winner = aux.argmax(x, n, o.order)
+        write_classes(call, i, winner, winner == y, aux.rank(x, n, y, o.order) if call[RANK] != 0 else 0)
     _write(call, TARGET_PROB, x, i, e_y / total if proper else np.nan)
     if call[ENTROPY] != 0:
         distance = aux.mean_distance(call, numbers, x, n, base, k, top) * abs(o.unit)
@@ -172,6 +168,8 @@ def finish_row(call, numbers, i, x, g, q, weight, y, found):  # type: ignore[no-
 @inline
 def run_rows(call, numbers, x0, g0, q0, weight, begin, end):  # type: ignore[no-untyped-def]
     """Rows ``begin`` to ``end``: look, finish, look again and write the gradient."""
+    shifts = shift_buffer()
+    shifts[0] = float(call[KEEP_POWERS])
     for i in range(begin, end):
         x, g, q = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i), row_start(call, q0, 2, Q_STEP, i)
         y, ignored = target_of(call, i)
@@ -180,8 +178,11 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):  # type: ignore[no-
             if call[GRADIENT] != 0:
                 fill(g, call[N_CLASSES], 0.0)
             continue
-        found = row_stats(call, numbers, x, g, q, weight, y, 0.0)
-        plan = finish_row(call, numbers, i, x, g, q, weight, y, found)
+        x_y = load_one(x, max(y, 0))  # before powers may be written over it
+        found = row_stats(call, numbers, x, g, q, weight, y, shifts)
+        plan = finish_row(call, numbers, i, x, g, q, weight, y, x_y, found)
         if call[GRADIENT] != 0:
             ahead = call[NEXT_ROW] if i + 1 < call[N_ROWS] else 0
-            write_gradient(call, numbers, x, g, q, weight, y, plan, 0, call[N_CLASSES], ahead)
+            for c in range(0, call[N_CLASSES], CHUNK):
+                k = 1 + c // CHUNK * 2 if call[KEEP_POWERS] != 0 else 0
+                write_chunk(call, numbers, x, g, q, weight, y, plan, c, ahead, shifts[k], shifts[k + 1])

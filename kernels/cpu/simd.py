@@ -419,6 +419,16 @@ def arithmetic_at(typingctx: Any, address: types.Integer, like: types.CPointer) 
 
 
 @intrinsic
+def distance(typingctx: Any, start: types.CPointer, end: types.CPointer) -> Any:
+    """Bytes from ``start`` to ``end``."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.sub(builder.ptrtoint(args[1], _I64), builder.ptrtoint(args[0], _I64))
+
+    return types.int64(start, end), codegen
+
+
+@intrinsic
 def call_work(
     typingctx: Any,
     function: types.Integer,
@@ -645,14 +655,23 @@ def lane_buffer(typingctx: Any, like: types.CPointer, n_vectors: types.IntegerLi
     return types.CPointer(vec.element)(like, n_vectors), codegen
 
 
+def _room(element: ir.Type, count: int) -> Any:
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(element, count)), element.as_pointer())
+
+    return codegen
+
+
 @intrinsic
 def lane_offsets(typingctx: Any) -> Any:
     """Room on the stack for one int64 a lane."""
+    return types.CPointer(types.int64)(), _room(_I64, 16)
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(_I64, 16)), _I64.as_pointer())
 
-    return types.CPointer(types.int64)(), codegen
+@intrinsic
+def shift_buffer(typingctx: Any) -> Any:
+    """Room on the stack for the shifts of the chunks of a row: see ``stats.row_stats``."""
+    return types.CPointer(types.float64)(), _room(ir.DoubleType(), 2 + 2 * 64)
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .compile import serial
 from .simd import lanes, load, load_part, pointer, total, widen, zeros64
 
@@ -9,13 +11,12 @@ from .simd import lanes, load, load_part, pointer, total, widen, zeros64
 @serial
 def scan(targets, n_classes, ignore_index, weight, sample_weight):  # type: ignore[no-untyped-def]
     """Position of the first bad target (or -1), number of valid rows, sum of s * w_y and sum of s over these."""
-    n_valid = 0
-    bad = False
-    for y in targets:  # counts without a branch, so that LLVM makes vectors of it
-        valid = y != ignore_index
+    n_valid, n_bad = 0, 0
+    for i in range(targets.size):  # sums without a branch, of which LLVM makes vectors
+        valid = np.int64(targets[i] != ignore_index)
         n_valid += valid
-        bad |= valid & ((y < 0) | (y >= n_classes))
-    if bad:
+        n_bad += valid & np.int64(np.uint64(targets[i]) >= np.uint64(n_classes))
+    if n_bad > 0:
         for i, y in enumerate(targets):
             if y != ignore_index and not 0 <= y < n_classes:
                 return i, 0, 0.0, 0.0

@@ -6,11 +6,11 @@ Look at every chunk; finish every row from what was found; write the gradient of
 
 from __future__ import annotations
 
-from .call import GRADIENT, GRADIENT_STEP, N_CLASSES, PARTS, PLANS, Q_STEP, X_STEP, row_start, target_of
+from .call import GRADIENT, GRADIENT_STEP, KEEP_POWERS, N_CLASSES, PARTS, PLANS, Q_STEP, UNIT, X_STEP, row_start, target_of
 from .compile import inline
-from .gradient import Plan, fill, write_gradient
+from .gradient import Plan, fill, write_chunk
 from .row import finish_row, skip_row
-from .simd import advance, item_bytes
+from .simd import advance, item_bytes, load_one
 from .stats import CHUNK, Stats, chunk_at, merged
 
 PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of each
@@ -33,6 +33,7 @@ def look(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped
         i, first, _ = _chunk(call, item)
         y, ignored = target_of(call, i)
         if not ignored:
+            x_y = load_one(row_start(call, x, 0, X_STEP, i), max(y, 0))  # before powers may be written over it
             found = chunk_at(
                 call,
                 numbers,
@@ -42,8 +43,10 @@ def look(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped
                 weight,
                 first,
                 y,
-                0.0,
+                call[KEEP_POWERS] != 0,
             )
+            if first <= y < first + CHUNK:
+                numbers[call[PLANS] + i * PLAN] = x_y
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
 
@@ -52,7 +55,8 @@ def look(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped
 def _part(call, numbers, item):  # type: ignore[no-untyped-def]
     """The ``Stats`` that ``look`` kept of a chunk."""
     at = call[PARTS] + item * PART
-    return Stats(numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4])
+    a, b, c, d, e, f = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4], numbers[at + 5]
+    return Stats(a, b, c, d, e, f)
 
 
 @inline
@@ -66,7 +70,7 @@ def finish(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyp
             continue
         found = _part(call, numbers, i * n_chunks)
         for c in range(1, n_chunks):
-            found = merged(found, _part(call, numbers, i * n_chunks + c))
+            found = merged(found, _part(call, numbers, i * n_chunks + c), numbers[UNIT])
         plan = finish_row(
             call,
             numbers,
@@ -76,6 +80,7 @@ def finish(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyp
             row_start(call, q, 2, Q_STEP, i),
             weight,
             y,
+            numbers[call[PLANS] + i * PLAN],  # the target's logit, from ``look``
             found,
         )
         for f in range(PLAN):
@@ -95,5 +100,6 @@ def write(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untype
         at = call[PLANS] + i * PLAN
         p, b, f, r, s, t = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4], numbers[at + 5]
         plan = Plan(p, b, f, r, s, t)
+        part = _part(call, numbers, item)
         x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)
-        write_gradient(call, numbers, x_i, gradient, q_i, weight, y, plan, first, last, 0)
+        write_chunk(call, numbers, x_i, gradient, q_i, weight, y, plan, first, 0, part.base, part.power)
