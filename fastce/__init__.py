@@ -10,6 +10,7 @@ from .api import (
     nll_loss,
     softmax,
 )
+from .warmup import warmup
 
 __version__ = "0.1.0"
 
@@ -22,4 +23,5 @@ __all__ = [
     "logsumexp",
     "nll_loss",
     "softmax",
+    "warmup",
 ]

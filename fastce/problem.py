@@ -403,19 +403,20 @@ def _overlaps_itself(array: Array) -> bool:
 
 def _shares(out: Array, name: str, inputs: dict[str, Any], in_place: str = "") -> bool:
     """Raise if an output shares memory with an input; but True if it is, whole, the memory of the input `in_place`."""
+    if out.flags.owndata:  # arrays that all own their memory share none: 0.4 µs, where may_share_memory takes 0.8
+        for other in inputs.values():
+            if type(other) is not np.ndarray or not other.flags.owndata or other is out:
+                break
+        else:
+            return False
     shares = False
-    out_owns = out.flags.owndata
     for other_name, other in inputs.items():
-        if type(other) is np.ndarray:
-            if out_owns and other.flags.owndata and other is not out:
-                continue
-        elif other is None:
-            continue
-        array = _array(other_name, other)
-        if other_name == in_place and _same_memory(out, array):
-            shares = True
-        elif _overlap(out, array):
-            raise ValueError(f"{name} shares memory with {other_name}")
+        if other is not None:
+            array = _array(other_name, other)
+            if other_name == in_place and _same_memory(out, array):
+                shares = True
+            elif _overlap(out, array):
+                raise ValueError(f"{name} shares memory with {other_name}")
     return shares
 
 

@@ -60,7 +60,7 @@ class Options(NamedTuple):
 
 
 @inline
-def options_of(call, numbers):  # type: ignore[no-untyped-def]
+def options_of(call, numbers):
     """Read the options of a call. What a function does not use is not read."""
     return Options(
         numbers[HI],
@@ -80,15 +80,16 @@ def options_of(call, numbers):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _address(array):  # type: ignore[no-untyped-def]
+def _address(array):
     return array.ctypes.data if array.size > 0 else 0
 
 
 @inline
-def fill_blocks(  # type: ignore[no-untyped-def]
-    call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings, kind, tuning
+def fill_blocks(
+    call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings,
+    kind, tuning
 ):  # fmt: skip
-    """Write the blocks of a call from the arrays and numbers of ``launch.py``; an array without elements is not there."""
+    """Write the blocks from the arrays and numbers of ``launch.py``; an array without elements is not there."""
     n_rows, n_classes = steps[0], x.shape[1]
     call[N_ROWS], call[N_CLASSES] = n_rows, n_classes
     call[X], call[GRADIENT], call[Q] = x.ctypes.data, _address(g), _address(q)
@@ -126,7 +127,7 @@ def fill_blocks(  # type: ignore[no-untyped-def]
 
 
 @inline
-def row_start(call, base, which, step, i):  # type: ignore[no-untyped-def]
+def row_start(call, base, which, step, i):
     """Pointer to row ``i`` of x (``which`` 0), the gradient (1) or q (2); of no meaning where that is not there."""
     if call[OFFSETS] != 0:
         return advance(base, pointer_at(call[OFFSETS], np.int64)[which * call[N_ROWS] + i])
@@ -134,13 +135,13 @@ def row_start(call, base, which, step, i):  # type: ignore[no-untyped-def]
 
 
 @inline
-def row_number(call, field, like, i, otherwise):  # type: ignore[no-untyped-def]
+def row_number(call, field, like, i, otherwise):
     """Number ``i`` of an array with one a row, in float64; ``otherwise`` where it is not there."""
     return np.float64(arithmetic_at(call[field], like)[i]) if call[field] != 0 else otherwise
 
 
 @inline
-def target_of(call, i):  # type: ignore[no-untyped-def]
+def target_of(call, i):
     """The row's target, or ``NO_TARGET``; and whether the row is ignored."""
     if call[TARGETS] == 0:
         return NO_TARGET, False

@@ -9,7 +9,7 @@ from .simd import fma, load_part_like, where, zeros
 
 
 @inline
-def value(logits, o, base):  # type: ignore[no-untyped-def]
+def value(logits, o, base):
     """``v - base`` of a vector of logits."""
     v = logits
     if o.softcap > 0:
@@ -18,7 +18,7 @@ def value(logits, o, base):  # type: ignore[no-untyped-def]
 
 
 @inline
-def spread_weights(x, weight, q, j, n, o):  # type: ignore[no-untyped-def]
+def spread_weights(x, weight, q, j, n, o):
     """The coefficients of ``L - z_j`` in the loss, apart from the target class: of ``n`` classes from ``j`` on."""
     c = zeros(x) + o.share
     if o.spread == PROBABILITIES:
@@ -29,6 +29,6 @@ def spread_weights(x, weight, q, j, n, o):  # type: ignore[no-untyped-def]
 
 
 @inline
-def times(c, a):  # type: ignore[no-untyped-def]
+def times(c, a):
     """``c * a`` with ``0 * anything = 0``."""
     return where(c == 0.0, 0.0, c * a)

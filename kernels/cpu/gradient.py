@@ -8,8 +8,8 @@ import numpy as np
 
 from .call import KEEP_POWERS, KIND, LOG_SOFTMAX, N_CLASSES, NO_TARGET, NONE, UNIT, options_of
 from .compile import device, inline
-from .maths import constants, power_parts
 from .element import spread_weights, value
+from .maths import constants, power_parts
 from .simd import (
     advance,
     apart,
@@ -27,7 +27,7 @@ from .simd import (
     where,
     zeros,
 )
-from .stats import BLOCK, CHUNK, relative
+from .stats import CHUNK, relative
 
 
 class Plan(NamedTuple):
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
 
 @inline
-def scaled_power(v, o, magic, plan):  # type: ignore[no-untyped-def]
+def scaled_power(v, o, magic, plan):
     """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add."""
     t, scale, r = power_parts(v, o.hi, o.lo, magic, plan.rest)
     scale = scale * plan.factor
@@ -50,20 +50,21 @@ def scaled_power(v, o, magic, plan):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _plain_block(x, g, n, y, o, magic, plan, ahead):  # type: ignore[no-untyped-def]
-    """Gradient of ``n`` classes from ``x`` on. ``y`` None: whole vectors, no target."""
-    for j in range(0, n, lanes(x)):
+def _plain(x, g, n, y, o, magic, plan, ahead):
+    """Gradient of ``n`` classes from ``x`` on, for rows without softcap and spread target."""
+    whole = n // lanes(x) * lanes(x)
+    for j in range(0, whole, lanes(x)):
         if ahead != 0:
             prefetch(advance(x, ahead), j)
-        if y is None:
-            store(g, j, scaled_power(load(x, j), o, magic, plan))
-        else:
-            d = scaled_power(load_part(x, j, n - j), o, magic, plan)
-            store_part(g, j, n - j, where(iota(d) == y - j, plan.target, d))
+        store(g, j, scaled_power(load(x, j), o, magic, plan))
+    if whole < n:
+        store_part(g, whole, n - whole, scaled_power(load_part(x, whole, n - whole), o, magic, plan))
+    if y != NO_TARGET:
+        store_part(g, y, 1, zeros(x) + plan.target)
 
 
 @inline
-def _general(x, g, n, y, o, magic, plan, weight, q):  # type: ignore[no-untyped-def]
+def _general(x, g, n, y, o, magic, plan, weight, q):
     """The same for every option."""
     for j in range(0, n, lanes(x)):
         v = value(load_part(x, j, n - j), o, 0.0)
@@ -76,14 +77,14 @@ def _general(x, g, n, y, o, magic, plan, weight, q):  # type: ignore[no-untyped-
 
 
 @inline
-def _log_softmax(x, g, n, plan):  # type: ignore[no-untyped-def]
+def _log_softmax(x, g, n, plan):
     """``(x - the largest) - log(the sum of exp of that)``; the plan has them as ``base`` and ``factor``."""
     for j in range(0, n, lanes(x)):
         store_part(g, j, n - j, (load_part(x, j, n - j) - plan.base) - plan.factor)
 
 
 @device
-def chunk_gradient(call, numbers, x, g, q, weight, n, y, plan, ahead):  # type: ignore[no-untyped-def]
+def chunk_gradient(call, numbers, x, g, q, weight, n, y, plan, ahead):
     """Write the gradient of ``n`` classes from ``x`` on; ``ahead``: bytes to what is read next (0: unknown)."""
     apart()
     o = options_of(call, numbers)
@@ -92,19 +93,13 @@ def chunk_gradient(call, numbers, x, g, q, weight, n, y, plan, ahead):  # type: 
     if call[KIND] == LOG_SOFTMAX:
         _log_softmax(x, g, n, plan)
     elif o.plain and plan.base == 0.0:
-        size = item_bytes(x)
-        for first in range(0, n, BLOCK):
-            block, block_g, rest = advance(x, first * size), advance(g, first * size), n - first
-            if rest < BLOCK or first <= y < first + BLOCK:
-                _plain_block(block, block_g, min(rest, BLOCK), y - first, o, magic, plan, ahead)
-            else:
-                _plain_block(block, block_g, BLOCK, None, o, magic, plan, ahead)
+        _plain(x, g, n, y, o, magic, plan, ahead)
     else:
         _general(x, g, n, y, o, magic, plan, weight, q)
 
 
 @device
-def fill(g, n, number):  # type: ignore[no-untyped-def]
+def fill(g, n, number):
     """Every one of ``n`` elements of the gradient is ``number``."""
     apart()
     v = zeros(g) + number
@@ -113,7 +108,7 @@ def fill(g, n, number):  # type: ignore[no-untyped-def]
 
 
 @device
-def _scale_chunk(call, numbers, g, n, y, plan, base, k, ahead):  # type: ignore[no-untyped-def]
+def _scale_chunk(call, numbers, g, n, y, plan, base, k, ahead):
     """The same where the powers, with ``base`` and ``k``, were kept in ``g``; ``ahead`` from there."""
     apart()
     exact = (plan.factor + plan.factor * plan.rest) * relative(base, k, plan.base, plan.power, numbers[UNIT])
@@ -132,7 +127,7 @@ def _scale_chunk(call, numbers, g, n, y, plan, base, k, ahead):  # type: ignore[
 
 
 @inline
-def write_chunk(call, numbers, x, g, q, weight, y, plan, c, ahead, base, k):  # type: ignore[no-untyped-def]
+def write_chunk(call, numbers, x, g, q, weight, y, plan, c, ahead, base, k):
     """The gradient of the row's chunk that starts at class ``c``. ``base`` and ``k`` are those of kept powers."""
     n, x_c, g_c = min(call[N_CLASSES] - c, CHUNK), advance(x, c * item_bytes(x)), advance(g, c * item_bytes(g))
     if plan.factor != plan.factor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import prange, types
 
-from .call import GRADIENT, GRADIENTS, INTEGERS, NUMBERS, PARTS, PLANS, Q, WEIGHT, X, fill_blocks
+from .call import GRADIENT, GRADIENTS, INTEGERS, NUMBERS, PARTS, PLANS, WEIGHT, Q, X, fill_blocks
 from .compile import parallel, serial, work
 from .narrow import run_groups
 from .row import run_rows
@@ -30,7 +30,7 @@ NARROW = 64  # classes: up to here, rows lie across the lanes
 def work_on(element: types.Type) -> Any:
     """The work on logits of a type, compiled: an object that has an ``address``."""
 
-    def body(call_address, numbers_address, step, begin, end):  # type: ignore[no-untyped-def]
+    def body(call_address, numbers_address, step, begin, end):
         call, numbers = pointer_at(call_address, np.int64), pointer_at(numbers_address, np.float64)
         x, g = pointer_at(call[X], element), pointer_at(call[GRADIENT], element)
         q, weight = arithmetic_at(call[Q], x), arithmetic_at(call[WEIGHT], x)
@@ -49,8 +49,9 @@ def work_on(element: types.Type) -> Any:
 
 
 @serial
-def solve(  # type: ignore[no-untyped-def]
-    function, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings, kind, tuning
+def solve(
+    function, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings,
+    kind, tuning
 ):  # fmt: skip
     """All rows on the calling thread; ``function`` is the address of the work. Arguments: see ``launch.py``."""
     call, numbers = np.empty(INTEGERS, np.int64), np.empty(NUMBERS)
@@ -62,7 +63,7 @@ def solve(  # type: ignore[no-untyped-def]
 
 
 @serial
-def solve_plain(function, x, g, targets, losses, ignore_index):  # type: ignore[no-untyped-def]
+def solve_plain(function, x, g, targets, losses, ignore_index):
     """Mean loss of a small call without options, and its gradient unless ``g`` is empty: all of it in one call.
 
     Gives the position of the first bad target (nothing is written then) or -1, and the loss.
@@ -85,9 +86,9 @@ def solve_plain(function, x, g, targets, losses, ignore_index):  # type: ignore[
 
 
 @parallel
-def solve_parallel(  # type: ignore[no-untyped-def]
-    function, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings, kind, tuning,
-    block, wide
+def solve_parallel(
+    function, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings,
+    kind, tuning, block, wide
 ):  # fmt: skip
     """Blocks of rows shared by the threads; or, if ``wide``, the chunks of all rows."""
     n_rows = steps[0]

@@ -34,6 +34,7 @@ class Limits(NamedTuple):
 
 LIMITS = Limits(serial=20_000, block=1 << 16, resident=1 << 18, ahead=1024, even=4)
 
+
 class Memory(NamedTuple):
     """How logits of a type lie in memory (see ``simd.py``), and what stands for arrays that are not there."""
 
@@ -49,8 +50,9 @@ class Memory(NamedTuple):
 def memory_of(dtype: np.dtype[Any]) -> Memory:
     """The memory of logits of a type."""
     element = {"float16": types.uint16, "bfloat16": types.int16, "float32": types.float32, "float64": types.float64}
-    view = {"float16": np.uint16, "bfloat16": np.int16}.get(dtype.name, dtype.type)
-    arithmetic = np.float64 if dtype == np.float64 else np.float32
+    views: dict[str, Any] = {"float16": np.uint16, "bfloat16": np.int16, "float32": np.float32, "float64": np.float64}
+    view = views[dtype.name]
+    arithmetic: Any = np.float64 if dtype == np.float64 else np.float32
     return Memory(
         element[dtype.name],
         view,
@@ -122,7 +124,7 @@ def _run(task: Task, kind: int) -> None:
     if narrow:
         tuning = (0, 0, 0, True)
     elif n_classes * dtype.itemsize <= LIMITS.resident:
-        tuning = (int(grad is not None), 0, x_step, False)
+        tuning = (1, 0, x_step, False) if grad is not None else (0, n_classes, 0, False)
     else:
         tuning = (int(grad is not None), LIMITS.ahead, 0, False)
     x = _first_row(logits, view)
@@ -220,11 +222,7 @@ def _run_copied(task: Task, kind: int) -> None:
     for block in _row_blocks(logits.shape[:-1], max(1, _COPIED_ELEMENTS // n_classes)):
         x = np.ascontiguousarray(logits[block])
         n = x.size // n_classes
-        of_rows = {
-            name: values[first : first + n]
-            for name in _OF_ROWS
-            if (values := getattr(task, name)) is not None
-        }
+        of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
         grad = None if task.grad is None else np.empty_like(x)
         q = None if task.probabilities is None else np.ascontiguousarray(task.probabilities[block], arithmetic)
         _run(task._replace(logits=x, grad=grad, probabilities=q, **of_rows), kind)

@@ -41,8 +41,8 @@ from .call import (
     options_of,
 )
 from .compile import device, inline
-from .maths import LN2, LOG2E, LOG2E_REST, constants, log, log1p, power, power_parts
 from .element import times, value
+from .maths import LN2, LOG2E, LOG2E_REST, constants, log, log1p, power, power_parts
 from .row import write_classes
 from .simd import (
     absolute,
@@ -76,7 +76,7 @@ PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
 
 
 @inline
-def _row_offsets(offsets, call, which, step, first, n, width):  # type: ignore[no-untyped-def]
+def _row_offsets(offsets, call, which, step, first, n, width):
     """Bytes from the first row to the row of each lane; lanes without a row of their own repeat the last one."""
     for r in range(width):
         i = first + min(r, n - 1)
@@ -87,7 +87,7 @@ def _row_offsets(offsets, call, which, step, first, n, width):  # type: ignore[n
 
 
 @inline
-def _winners(x, logits, n_classes, sign):  # type: ignore[no-untyped-def]
+def _winners(x, logits, n_classes, sign):
     """Of each lane the first class with the largest ``sign * x`` (of NaN the first), as floats."""
     best = load(logits, 0) * sign
     winner = zeros(x)
@@ -99,7 +99,7 @@ def _winners(x, logits, n_classes, sign):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _ranks(x, logits, n_classes, column, sign):  # type: ignore[no-untyped-def]
+def _ranks(x, logits, n_classes, column, sign):
     """How many classes of each lane have a larger ``sign * x`` than class ``column``, as floats."""
     at_target = zeros(x)
     for j in range(n_classes):
@@ -111,7 +111,7 @@ def _ranks(x, logits, n_classes, column, sign):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _classes_of_rows(call, first, n, x, logits, n_classes, column, ignored, sign):  # type: ignore[no-untyped-def]
+def _classes_of_rows(call, first, n, x, logits, n_classes, column, ignored, sign):
     """The outputs that are about classes."""
     winner = _winners(x, logits, n_classes, sign)
     above = _ranks(x, logits, n_classes, column, sign) if call[RANK] != 0 else winner
@@ -124,14 +124,14 @@ def _classes_of_rows(call, first, n, x, logits, n_classes, column, ignored, sign
 
 
 @inline
-def _load_group(x, base, offsets, n_classes, buffer):  # type: ignore[no-untyped-def]
+def _load_group(x, base, offsets, n_classes, buffer):
     """A row a lane, transposed: class j of all rows is vector j of the buffer."""
     for j in range(0, n_classes, lanes(x)):
         load_lanes(base, offsets, j, min(n_classes - j, lanes(x)), buffer)
 
 
 @inline
-def _store_group(x, base, offsets, n, n_classes, buffer):  # type: ignore[no-untyped-def]
+def _store_group(x, base, offsets, n, n_classes, buffer):
     """The way back, of the first ``n`` rows."""
     width = lanes(x)
     if n == width:
@@ -144,20 +144,20 @@ def _store_group(x, base, offsets, n, n_classes, buffer):  # type: ignore[no-unt
 
 
 @inline
-def _of_rows(call, field, x, first, n):  # type: ignore[no-untyped-def]
+def _of_rows(call, field, x, first, n):
     """An optional number a row, in the lanes; 1 where there is none."""
     return load_part(arithmetic_at(call[field], x), first, n) if call[field] != 0 else zeros(x) + 1.0
 
 
 @inline
-def _write_rows(call, field, x, first, n, ignored, v):  # type: ignore[no-untyped-def]
+def _write_rows(call, field, x, first, n, ignored, v):
     """An output with one number a row, if it is wanted."""
     if call[field] != 0:
         store_part(arithmetic_at(call[field], x), first, n, where(ignored, 0.0, v))
 
 
 @inline
-def _share(o, x, q, weight, j):  # type: ignore[no-untyped-def]
+def _share(o, x, q, weight, j):
     """The spread weight of class ``j`` in every lane."""
     share = zeros(x) + o.share
     if o.spread == PROBABILITIES:
@@ -166,7 +166,7 @@ def _share(o, x, q, weight, j):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _nll(others, e_y, v_y, k, total, o):  # type: ignore[no-untyped-def]
+def _nll(others, e_y, v_y, k, total, o):
     """``L - z_y``. Where the target's power is 0, from the exponents, whose difference is exact."""
     c = constants(v_y)
     minus_n = c.zero - fma(v_y, o.hi, c.zero)
@@ -177,7 +177,7 @@ def _nll(others, e_y, v_y, k, total, o):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _infinite_or_nan(x, logits, n_classes, unit):  # type: ignore[no-untyped-def]
+def _infinite_or_nan(x, logits, n_classes, unit):
     """NaN in the lanes where a class is NaN, infinity in the others."""
     result = zeros(x) + np.inf
     for j in range(n_classes):
@@ -187,7 +187,7 @@ def _infinite_or_nan(x, logits, n_classes, unit):  # type: ignore[no-untyped-def
 
 
 @device
-def run_groups(call, numbers, x, g, q0, weight, begin, end):  # type: ignore[no-untyped-def]
+def run_groups(call, numbers, x, g, q0, weight, begin, end):
     """Rows ``begin`` to ``end``, a group at a time."""
     apart()
     o, n_classes, width = options_of(call, numbers), call[N_CLASSES], lanes(x)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from . import aux
+from . import extras
 from .call import (
     ARGMAX,
     CE_SCALE,
@@ -52,14 +52,14 @@ LARGE_RATIO = 1e300  # others / target beyond this would overflow
 
 
 @inline
-def _write(call, field, x, i, number):  # type: ignore[no-untyped-def]
+def _write(call, field, x, i, number):
     """Number ``i`` of an output with one a row, if it is wanted."""
     if call[field] != 0:
         arithmetic_at(call[field], x)[i] = number
 
 
 @inline
-def write_classes(call, i, winner, correct, above):  # type: ignore[no-untyped-def]
+def write_classes(call, i, winner, correct, above):
     """The outputs that are about classes, of those that are wanted."""
     if call[ARGMAX] != 0:
         pointer_at(call[ARGMAX], np.int64)[i] = winner
@@ -70,7 +70,7 @@ def write_classes(call, i, winner, correct, above):  # type: ignore[no-untyped-d
 
 
 @inline
-def skip_row(call, i, x):  # type: ignore[no-untyped-def]
+def skip_row(call, i, x):
     """An ignored row: everything is 0, and nothing of the row is looked at."""
     _write(call, LOSS, x, i, 0.0)
     _write(call, LSE, x, i, 0.0)
@@ -80,13 +80,13 @@ def skip_row(call, i, x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _power_at(v, o, k):  # type: ignore[no-untyped-def]
+def _power_at(v, o, k):
     """``2**(z * log2(e) - K)`` as the loops compute it, of one v (lane 0)."""
     return np.float64(extract(power(v, o.hi, o.lo, constants(v).one - k)[1], 0))
 
 
 @device
-def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):  # type: ignore[no-untyped-def]
+def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):
     """Write everything of row ``i`` but its gradient, and plan that. ``x_y`` is the target's logit."""
     apart()
     o, n, base = options_of(call, numbers), call[N_CLASSES], found.base
@@ -106,7 +106,7 @@ def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):  # type: ignor
         log_total = k * LN2 + math.log(total)
     lse = log_total + base * o.unit
     if call[LSE] != 0:
-        limit = -np.inf if total == 0.0 else (np.nan if aux.has_nan(x, n, o.unit) else np.inf)
+        limit = -np.inf if total == 0.0 else (np.nan if extras.has_nan(x, n, o.unit) else np.inf)
         _write(call, LSE, x, i, lse if proper else limit)
 
     log_top, top = np.nan, 0.0  # L less the largest z
@@ -116,7 +116,7 @@ def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):  # type: ignor
         if total / e_top > DOMINATED:
             log_top = math.log(total / e_top)
         else:
-            winner, unkept = aux.argmax(x, n, o.order), shift_buffer()
+            winner, unkept = extras.argmax(x, n, o.order), shift_buffer()
             unkept[0] = 0.0
             again = row_stats(call, numbers, x, g, q, weight, winner, unkept)
             log_top = math.log1p(again.others / e_top)
@@ -133,11 +133,11 @@ def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):  # type: ignor
         loss *= row_number(call, SAMPLE_WEIGHT, x, i, 1.0)
         _write(call, LOSS, x, i, loss if proper else np.nan)
     if call[ARGMAX] != 0 or call[CORRECT] != 0 or call[RANK] != 0:
-        winner = aux.argmax(x, n, o.order)
-        write_classes(call, i, winner, winner == y, aux.rank(x, n, y, o.order) if call[RANK] != 0 else 0)
+        winner = extras.argmax(x, n, o.order)
+        write_classes(call, i, winner, winner == y, extras.rank(x, n, y, o.order) if call[RANK] != 0 else 0)
     _write(call, TARGET_PROB, x, i, e_y / total if proper else np.nan)
     if call[ENTROPY] != 0:
-        distance = aux.mean_distance(call, numbers, x, n, base, k, top) * abs(o.unit)
+        distance = extras.mean_distance(call, numbers, x, n, base, k, top) * abs(o.unit)
         _write(call, ENTROPY, x, i, log_top + distance / total if proper else np.nan)
 
     if call[KIND] == LOG_SOFTMAX:
@@ -166,12 +166,16 @@ def finish_row(call, numbers, i, x, g, q, weight, y, x_y, found):  # type: ignor
 
 
 @inline
-def run_rows(call, numbers, x0, g0, q0, weight, begin, end):  # type: ignore[no-untyped-def]
+def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     """Rows ``begin`` to ``end``: look, finish, look again and write the gradient."""
     shifts = shift_buffer()
     shifts[0] = float(call[KEEP_POWERS])
     for i in range(begin, end):
-        x, g, q = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i), row_start(call, q0, 2, Q_STEP, i)
+        x, g, q = (
+            row_start(call, x0, 0, X_STEP, i),
+            row_start(call, g0, 1, GRADIENT_STEP, i),
+            row_start(call, q0, 2, Q_STEP, i),
+        )
         y, ignored = target_of(call, i)
         if ignored:
             skip_row(call, i, x)

@@ -34,7 +34,7 @@ VECTOR_BYTES = 64
 _I1, _I8, _I32, _I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
-class Vec(types.Type):  # type: ignore[misc]
+class Vec(types.Type):
     """``lanes`` values of the Numba type ``element`` (boolean for the result of a comparison)."""
 
     def __init__(self, element: types.Type, lanes: int) -> None:
@@ -55,7 +55,7 @@ class Vec(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vec)
-class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VecModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vec) -> None:
         super().__init__(dmm, fe_type, fe_type.ir)
 
@@ -108,7 +108,7 @@ def _operator(function: Callable[..., Any], on_float: str | None, on_int: str | 
     """Give ``function`` a meaning for two vectors, or a vector and a scalar."""
 
     @infer_global(function)
-    class Typing(AbstractTemplate):  # type: ignore[misc]
+    class Typing(AbstractTemplate):
         def generic(self, args: tuple[types.Type, ...], kws: object) -> Any:
             vecs = [a for a in args if isinstance(a, Vec)]
             if len(args) == 2 and vecs and all(isinstance(a, Vec | types.Number) for a in args):
@@ -215,6 +215,18 @@ def widen(typingctx: Any, a: Vec) -> Any:
         return args[0] if a == vec else builder.fpext(args[0], vec.ir)
 
     return vec(a), codegen
+
+
+@intrinsic
+def power_of_two(typingctx: Any, k: types.Float) -> Any:
+    """``2**k`` of a whole number ``k <= 0``; 0 where that is below the smallest normal number."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        small = builder.fcmp_ordered("<", args[0], ir.DoubleType()(-1022.0))
+        exponent = builder.fptosi(builder.select(small, ir.DoubleType()(-1023.0), args[0]), _I64)
+        return builder.bitcast(builder.shl(builder.add(exponent, _I64(1023)), _I64(52)), ir.DoubleType())
+
+    return types.float64(types.float64), codegen
 
 
 @intrinsic
@@ -643,7 +655,7 @@ def prefetch_write(typingctx: Any, base: types.CPointer, index: types.Integer) -
 # --- several rows at once: row r in lane r ---------------------------------------------------------------------------
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def lane_buffer(typingctx: Any, like: types.CPointer, n_vectors: types.IntegerLiteral) -> Any:
     """Room on the stack for ``n_vectors`` (a constant) vectors of the type that ``load(like, ...)`` gives."""
     vec = _vec_of(like)
@@ -707,8 +719,8 @@ def load_lanes(
 ) -> Any:
     """Elements ``index`` ... ``index + n - 1`` of one row a lane, into ``n`` vectors at ``buffer[index * lanes]``.
 
-    Row ``r`` starts ``offsets[r]`` bytes behind ``base``; ``n`` is at most the number of lanes. Rows are loaded whole and
-    transposed in registers: for 16 x 16 numbers 64 shuffles, where single loads would take 256.
+    Row ``r`` starts ``offsets[r]`` bytes behind ``base``; ``n`` is at most the number of lanes. Rows are loaded whole
+    and transposed in registers: for 16 x 16 numbers 64 shuffles, where single loads would take 256.
     """
     vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
 

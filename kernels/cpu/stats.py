@@ -13,8 +13,8 @@ import numpy as np
 
 from .call import FETCH_AHEAD, FETCH_GRADIENT, N_CLASSES, NO_TARGET, NONE, UNIT, options_of
 from .compile import device, inline
-from .maths import LN2, constants, power
 from .element import spread_weights, times, value
+from .maths import LN2, constants, power
 from .simd import (
     advance,
     apart,
@@ -24,6 +24,7 @@ from .simd import (
     largest,
     load,
     load_part,
+    power_of_two,
     prefetch,
     prefetch_write,
     store,
@@ -52,39 +53,50 @@ class Stats(NamedTuple):
 
 
 @inline
-def _plain_block(x, g, n, y, o, magic, keep):  # type: ignore[no-untyped-def]
-    """Sum of the powers of ``n`` classes from ``x`` on. ``y`` None: whole vectors, no target."""
-    s = zeros(x)
-    for j in range(0, n, lanes(x)):
-        if y is None:
+def _whole_vectors(x, g, begin, end, o, magic, keep):
+    """Sum of the powers of classes ``begin`` to ``end``, a whole number of vectors without the target among them."""
+    s = zeros64(x)
+    for q in range(begin, end, BLOCK):
+        block = zeros(x)
+        for j in range(q, min(q + BLOCK, end), lanes(x)):
             _, e = power(load(x, j), o.hi, o.lo, magic)
             if keep:
                 store(g, j, e)
-        else:
-            _, e = power(load_part(x, j, n - j), o.hi, o.lo, magic)
-            if keep:
-                store_part(g, j, n - j, e)
-            column = iota(e)
-            e = where((column < n - j) & (column != y - j), e, 0.0)
-        s = s + e
+            block = block + e
+        s = s + widen(block)
     return s
 
 
 @inline
-def _plain_sum(x, g, n, y, o, magic, keep):  # type: ignore[no-untyped-def]
+def _edge_vector(x, g, j, n, y, o, magic, keep):
+    """Powers of the classes from ``j`` on, ``n`` at most, 0 for the target."""
+    _, e = power(load_part(x, j, n - j), o.hi, o.lo, magic)
+    if keep:
+        store_part(g, j, n - j, e)
+    column = iota(e)
+    return widen(where((column < n - j) & (column != y - j), e, 0.0))
+
+
+@inline
+def _plain_sum(x, g, n, y, o, magic, keep):
     """``others`` of a chunk, for rows without softcap and spread target."""
-    s, size = zeros64(x), item_bytes(x)
-    for q in range(0, n, BLOCK):
-        block, block_g, rest = advance(x, q * size), advance(g, q * size), n - q
-        if rest < BLOCK or q <= y < q + BLOCK:
-            s = s + widen(_plain_block(block, block_g, min(rest, BLOCK), y - q, o, magic, keep))
-        else:
-            s = s + widen(_plain_block(block, block_g, BLOCK, None, o, magic, keep))
+    width = lanes(x)
+    whole = n // width * width
+    at_target = y // width * width if y != NO_TARGET else whole
+    s = zeros64(x)
+    begin, end = 0, min(at_target, whole)
+    for _ in range(2):  # before and behind the vector with the target
+        s = s + _whole_vectors(x, g, begin, end, o, magic, keep)
+        begin, end = at_target + width, whole
+    if at_target < n:
+        s = s + _edge_vector(x, g, at_target, min(n, at_target + width), y, o, magic, keep)
+    if at_target < whole < n:
+        s = s + _edge_vector(x, g, whole, n, y, o, magic, keep)
     return total(s)
 
 
 @inline
-def _general_sum(x, g, n, y, o, magic, base, top, keep, weight, q):  # type: ignore[no-untyped-def]
+def _general_sum(x, g, n, y, o, magic, base, top, keep, weight, q):
     """As ``_plain_sum`` for every option; also the sums over the spread weights."""
     s, linear, spread = zeros64(x), zeros64(x), zeros64(x)
     for first in range(0, n, BLOCK):
@@ -106,7 +118,7 @@ def _general_sum(x, g, n, y, o, magic, base, top, keep, weight, q):  # type: ign
 
 
 @inline
-def _top(x, g, n, o, fetch, ahead):  # type: ignore[no-untyped-def]
+def _top(x, g, n, o, fetch, ahead):
     """The largest ``sign * v`` of ``n`` classes. Meanwhile, memory is asked for what is wanted next."""
     whole = n // lanes(x) * lanes(x)
     top = zeros(x) - np.inf
@@ -128,7 +140,7 @@ def _top(x, g, n, o, fetch, ahead):  # type: ignore[no-untyped-def]
 
 
 @device
-def chunk_stats(call, numbers, x, g, q, weight, n, y, keep):  # type: ignore[no-untyped-def]
+def chunk_stats(call, numbers, x, g, q, weight, n, y, keep):
     """``Stats`` of ``n`` classes from ``x`` on, with the target at ``y`` (or outside); ``keep`` the powers in ``g``."""
     apart()
     o, c = options_of(call, numbers), constants(zeros(x))
@@ -152,21 +164,21 @@ def chunk_stats(call, numbers, x, g, q, weight, n, y, keep):  # type: ignore[no-
 
 
 @inline
-def relative(base, k, to_base, to_k, unit):  # type: ignore[no-untyped-def]
+def relative(base, k, to_base, to_k, unit):
     """What sums of powers with one base and K are multiplied with to have another base and K."""
     if base == to_base:
-        return math.ldexp(1.0, int(max(k - to_k, -2000.0)))
+        return power_of_two(k - to_k)
     return math.exp(unit * (base - to_base) + (k - to_k) * LN2)
 
 
 @inline
-def _about(top, linear, spread, middle):  # type: ignore[no-untyped-def]
+def _about(top, linear, spread, middle):
     """``linear``, a sum of ``c * (u - middle)``, as a sum of ``c * (u - top)``; -inf (an infinite loss) stays."""
     return linear + spread * (middle - top) if spread != 0.0 and middle > -np.inf and top > -np.inf else linear
 
 
 @inline
-def merged(a, b, unit):  # type: ignore[no-untyped-def]
+def merged(a, b, unit):
     """``Stats`` of two parts of a row together."""
     top, base, k = max(a.top, b.top), a.base, a.power
     if b.power + b.base * unit / LN2 > a.power + a.base * unit / LN2:
@@ -177,7 +189,7 @@ def merged(a, b, unit):  # type: ignore[no-untyped-def]
 
 
 @inline
-def chunk_at(call, numbers, x, g, q, weight, c, y, keep):  # type: ignore[no-untyped-def]
+def chunk_at(call, numbers, x, g, q, weight, c, y, keep):
     """``Stats`` of the row's chunk that starts at class ``c``."""
     return chunk_stats(
         call,
@@ -193,8 +205,8 @@ def chunk_at(call, numbers, x, g, q, weight, c, y, keep):  # type: ignore[no-unt
 
 
 @device
-def row_stats(call, numbers, x, g, q, weight, y, shifts):  # type: ignore[no-untyped-def]
-    """``Stats`` of a whole row. The powers are kept in ``g`` if there are ``shifts``, to keep base and K of each chunk."""
+def row_stats(call, numbers, x, g, q, weight, y, shifts):
+    """``Stats`` of a whole row. If ``shifts[0]`` is not 0, powers are kept in ``g``, and behind it each chunk's shifts."""
     apart()
     keep = shifts[0] != 0.0
     found = chunk_at(call, numbers, x, g, q, weight, 0, y, keep)

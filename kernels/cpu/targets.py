@@ -9,7 +9,7 @@ from .simd import lanes, load, load_part, pointer, total, widen, zeros64
 
 
 @serial
-def scan(targets, n_classes, ignore_index, weight, sample_weight):  # type: ignore[no-untyped-def]
+def scan(targets, n_classes, ignore_index, weight, sample_weight):
     """Position of the first bad target (or -1), number of valid rows, sum of s * w_y and sum of s over these."""
     n_valid, n_bad = 0, 0
     for i in range(targets.size):  # sums without a branch, of which LLVM makes vectors
@@ -32,7 +32,7 @@ def scan(targets, n_classes, ignore_index, weight, sample_weight):  # type: igno
 
 
 @serial
-def sum_rows(values):  # type: ignore[no-untyped-def]
+def sum_rows(values):
     """Sum in float64, in a fixed order: lane by lane, then the lanes."""
     p = pointer(values)
     s = zeros64(p)

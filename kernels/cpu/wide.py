@@ -6,7 +6,18 @@ Look at every chunk; finish every row from what was found; write the gradient of
 
 from __future__ import annotations
 
-from .call import GRADIENT, GRADIENT_STEP, KEEP_POWERS, N_CLASSES, PARTS, PLANS, Q_STEP, UNIT, X_STEP, row_start, target_of
+from .call import (
+    GRADIENT_STEP,
+    KEEP_POWERS,
+    N_CLASSES,
+    PARTS,
+    PLANS,
+    Q_STEP,
+    UNIT,
+    X_STEP,
+    row_start,
+    target_of,
+)
 from .compile import inline
 from .gradient import Plan, fill, write_chunk
 from .row import finish_row, skip_row
@@ -17,7 +28,7 @@ PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of e
 
 
 @inline
-def _chunk(call, item):  # type: ignore[no-untyped-def]
+def _chunk(call, item):
     """Row, first class and end of a chunk: chunks are counted row by row."""
     n_classes = call[N_CLASSES]
     n_chunks = (n_classes + CHUNK - 1) // CHUNK
@@ -27,7 +38,7 @@ def _chunk(call, item):  # type: ignore[no-untyped-def]
 
 
 @inline
-def look(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped-def]
+def look(call, numbers, x, g, q, weight, begin, end):
     """``Stats`` of chunks ``begin`` to ``end``, kept in PARTS."""
     for item in range(begin, end):
         i, first, _ = _chunk(call, item)
@@ -52,7 +63,7 @@ def look(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped
 
 
 @inline
-def _part(call, numbers, item):  # type: ignore[no-untyped-def]
+def _part(call, numbers, item):
     """The ``Stats`` that ``look`` kept of a chunk."""
     at = call[PARTS] + item * PART
     a, b, c, d, e, f = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4], numbers[at + 5]
@@ -60,7 +71,7 @@ def _part(call, numbers, item):  # type: ignore[no-untyped-def]
 
 
 @inline
-def finish(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped-def]
+def finish(call, numbers, x, g, q, weight, begin, end):
     """Everything of rows ``begin`` to ``end`` but their gradients, whose plans are kept in PLANS."""
     n_chunks = (call[N_CLASSES] + CHUNK - 1) // CHUNK
     for i in range(begin, end):
@@ -88,7 +99,7 @@ def finish(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyp
 
 
 @inline
-def write(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untyped-def]
+def write(call, numbers, x, g, q, weight, begin, end):
     """The gradient of chunks ``begin`` to ``end``."""
     for item in range(begin, end):
         i, first, last = _chunk(call, item)
@@ -98,7 +109,14 @@ def write(call, numbers, x, g, q, weight, begin, end):  # type: ignore[no-untype
             fill(advance(gradient, first * item_bytes(g)), last - first, 0.0)
             continue
         at = call[PLANS] + i * PLAN
-        p, b, f, r, s, t = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4], numbers[at + 5]
+        p, b, f, r, s, t = (
+            numbers[at],
+            numbers[at + 1],
+            numbers[at + 2],
+            numbers[at + 3],
+            numbers[at + 4],
+            numbers[at + 5],
+        )
         plan = Plan(p, b, f, r, s, t)
         part = _part(call, numbers, item)
         x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)

@@ -6,14 +6,14 @@ import numpy as np
 
 from .call import options_of
 from .compile import device
-from .maths import constants, power
 from .element import value
+from .maths import constants, power
 from .simd import apart, count_true, iota, lanes, largest, load_one, load_part, total, where, widen, zeros, zeros64
 from .stats import BLOCK
 
 
 @device
-def has_nan(x, n, unit):  # type: ignore[no-untyped-def]
+def has_nan(x, n, unit):
     """Whether ``unit * x`` is NaN for any of ``n`` logits."""
     apart()
     for j in range(0, n, lanes(x)):
@@ -24,7 +24,7 @@ def has_nan(x, n, unit):  # type: ignore[no-untyped-def]
 
 
 @device
-def argmax(x, n, order):  # type: ignore[no-untyped-def]
+def argmax(x, n, order):
     """First position of the largest ``order * x``; as in NumPy, NaN counts as largest."""
     apart()
     top, nan = zeros(x) - np.inf, False
@@ -42,7 +42,7 @@ def argmax(x, n, order):  # type: ignore[no-untyped-def]
 
 
 @device
-def rank(x, n, y, order):  # type: ignore[no-untyped-def]
+def rank(x, n, y, order):
     """How many classes have a larger ``order * x`` than class ``y``."""
     apart()
     at_target = load_one(x, y) * order
@@ -54,7 +54,7 @@ def rank(x, n, y, order):  # type: ignore[no-untyped-def]
 
 
 @device
-def mean_distance(call, numbers, x, n, base, k, top):  # type: ignore[no-untyped-def]
+def mean_distance(call, numbers, x, n, base, k, top):
     """Sum of ``2**(z * log2(e) - K) * (top - sign * v)``: how far below the top the classes lie, each by its power."""
     apart()
     o = options_of(call, numbers)
