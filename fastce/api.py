@@ -158,8 +158,10 @@ def cross_entropy(
     >>> print(fastce.cross_entropy(logits, np.array([0, 1]), reduction="none").round(4))
     [5.0076 0.0206]
     """
-    if not options and out is None and (found := small.mean_loss(logits, targets, None, with_grad=False)) is not None:
-        return found[0]
+    if not options and out is None:
+        plain = small.mean_loss(logits, targets, None, with_grad=False)
+        if plain is not None:
+            return plain[0]
     task, kernels, rows, losses, _, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, False, None, None, (), out, **checked(options)
     )
@@ -225,10 +227,12 @@ def cross_entropy_with_grad(
     >>> print(result.correct)
     [False False]
     """
-    if not options and out is None and grad_output is None and aux == ():
-        found = small.mean_loss(logits, targets, grad_out, with_grad=True)
-        if found is not None:
-            return _new(CrossEntropyResult, (*found, None, None, None, None, None, None))
+    result: CrossEntropyResult
+    if not options and out is None and grad_output is None and type(aux) is tuple and not aux:
+        plain = small.mean_loss(logits, targets, grad_out, with_grad=True)
+        if plain is not None:
+            result = _new(CrossEntropyResult, (*plain, None, None, None, None, None, None))
+            return result
     task, kernels, rows, losses, grad, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, True, grad_output, grad_out, aux, out, **checked(options)
     )
@@ -240,7 +244,7 @@ def cross_entropy_with_grad(
     if aux:
         found = (getattr(task, name) for name in AUX)
         return CrossEntropyResult(loss, grad, *(None if a is None else _in_shape(a, rows, None) for a in found))
-    result: CrossEntropyResult = _new(CrossEntropyResult, (loss, grad, None, None, None, None, None, None))
+    result = _new(CrossEntropyResult, (loss, grad, None, None, None, None, None, None))
     return result
 
 

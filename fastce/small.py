@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.task import Array
+from .reduction import Scalar
 
 _FLOATS = {np.dtype(np.float32): np.float32, np.dtype(np.float64): np.float64}
 _INT64 = np.dtype(np.int64)
@@ -17,7 +18,7 @@ _MAX_SIZE = 20_000  # logits: where threads begin to pay, see kernels/cpu/launch
 _IGNORE_INDEX = -100
 
 
-def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tuple[Any, Array | None] | None:
+def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tuple[Scalar, Array | None] | None:
     """Give mean loss and gradient of a plain small call, or None if this is not one."""
     if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
         return None

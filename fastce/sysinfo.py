@@ -9,6 +9,7 @@ import importlib.util
 import os
 import pkgutil
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import llvmlite
@@ -98,15 +99,19 @@ def layer_available(layer: str) -> bool:
     return True
 
 
-def cache_folder() -> str | None:
-    """Return the folder Numba keeps the compiled kernels in, as the kernels themselves tell; None without a cache."""
+def cached_kernels() -> Iterator[Dispatcher]:
+    """Kernels that Numba keeps on disk."""
     from .kernels import cpu as package
 
     for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         for thing in vars(importlib.import_module(info.name)).values():
             if isinstance(thing, Dispatcher) and thing.stats.cache_path:
-                return str(thing.stats.cache_path)
-    return None
+                yield thing
+
+
+def cache_folder() -> str | None:
+    """Return the folder Numba keeps the compiled kernels in, as a kernel itself tells; None without a cache."""
+    return next((str(kernel.stats.cache_path) for kernel in cached_kernels()), None)
 
 
 def optional_part(module: str | None, distributions: list[str]) -> str | None:

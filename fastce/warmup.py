@@ -94,5 +94,6 @@ def _names(argument: str, given: str | Sequence[str], known: tuple[str, ...]) ->
 
 def _dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
-        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
-    return np.dtype(name)
+        name = importlib.import_module("ml_dtypes").bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype

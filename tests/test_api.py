@@ -204,6 +204,37 @@ def test_numbers_of_any_real_type_are_options(rng, backend):
         assert loss == expected
 
 
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES.values(), ids=SHAPES)
+def test_calls_without_options(rng, dtype, shape, axis):
+    """Such calls have a way of their own where they are small."""
+    logits, targets = (a.swapaxes(axis, -1) if a.ndim == len(shape) else a for a in make(rng, shape, axis, dtype))
+    logits, targets = np.ascontiguousarray(logits), targets.reshape(logits.shape[:-1])
+    targets.reshape(-1)[1::3] = -100
+    expected = oracle(fastce.cross_entropy_with_grad, logits, targets)
+    largest = np.abs(logits.astype(float)).max()
+    assert_loss(fastce.cross_entropy(logits, targets), expected.loss)
+    for grad_out in (None, np.full_like(logits, 7), logits):
+        result = fastce.cross_entropy_with_grad(logits, targets, grad_out=grad_out)
+        assert grad_out is None or result.grad is grad_out
+        assert type(result.loss) is arithmetic_type(logits.dtype).type
+        assert_loss(result.loss, expected.loss)
+        assert_grad(result.grad, expected.grad, largest)
+
+
+def test_special_values_without_options():
+    logits = np.array([[1, -np.inf, 2], [np.nan, 0, 0], [0, np.inf, 0]], np.float32)
+    for targets in ([0, -100, -100], [1, -100, -100], [0, 1, -100], [0, 1, 2], [-100, -100, -100]):
+        expected = oracle(fastce.cross_entropy_with_grad, logits, targets)
+        result = fastce.cross_entropy_with_grad(logits, np.array(targets))
+        np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
+        np.testing.assert_allclose(result.grad, expected.grad, rtol=1e-6)
+        np.testing.assert_allclose(fastce.cross_entropy(logits, np.array(targets)), expected.loss, rtol=1e-6)
+    huge = np.array([[3e38, -3e38], [3e38, -3e38]], np.float32)
+    assert fastce.cross_entropy_with_grad(huge, np.array([1, 1])).loss == np.inf
+    assert fastce.cross_entropy_with_grad(huge / 2, np.array([1, 1])).loss == np.float32(3e38)
+
+
 # Results --------------------------------------------------------------------------------------------------------------
 
 

@@ -123,12 +123,20 @@ def test_warmup_passes_on_what_it_was_told(monkeypatch: pytest.MonkeyPatch, caps
     assert err == "[0/2] rows float32\n[1/2] ['float32', 'bfloat16'] ['softmax']\n"
 
 
-def test_warmup_fills_the_cache(tmp_path: Path) -> None:
-    done = run("warmup", "--what", "logsumexp", NUMBA_CACHE_DIR=str(tmp_path))
+def test_warmup_compiles_kernels_that_are_kept_on_disk() -> None:
+    code = """
+from fastce import __main__, sysinfo
+signatures = lambda: sum(len(kernel.signatures) for kernel in sysinfo.cached_kernels())
+assert signatures() == 0
+assert __main__.main(["warmup", "--what", "logsumexp"]) == 0
+assert signatures() > 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.rglob("*.nbc"))
     assert re.fullmatch(r"compiled in \d+\.\d s\n", done.stdout)
-    assert re.search(r"^\[0/\d+\] ", done.stderr)
+    assert re.search(r"^\[0/\d+\] logsumexp of float32", done.stderr)
+    folder = json.loads(run("info", "--json").stdout)["cache"]["folder"]
+    assert list(Path(folder).glob("*.nbc"))
 
 
 def test_warmup_of_an_unknown_function() -> None:

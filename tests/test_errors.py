@@ -191,6 +191,38 @@ def test_error_leaves_everything_as_it_was(backend, arguments, error, words):
         assert [value.tobytes() for value in written] == [contents for contents, _ in before]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"targets": np.array([0, 1, 3, 0])}, IndexError, r"targets\[2\] is 3"),
+        ({"targets": np.array([0, 1, 2, -2])}, IndexError, r"targets\[3\] is -2"),
+        ({"targets": np.array([0, 1, 2])}, ValueError, "shape"),
+        ({"grad_out": np.full((3, 4), 7, np.float32)}, ValueError, "grad_out"),
+        ({"grad_out": np.full((4, 3), 7.0)}, ValueError, "grad_out"),
+        ({"aux": np.array([])}, TypeError, "aux"),
+    ],
+)
+def test_errors_of_calls_without_options(arguments, error, message):
+    """Such calls have a way of their own where they are small."""
+    for in_place in (False, True):
+        logits = LOGITS.copy()
+        grad_out = logits if in_place else np.full((4, 3), 7, np.float32)
+        arguments = {"logits": logits, "targets": TARGETS, "grad_out": grad_out, **arguments}
+        with pytest.raises(error, match=message):
+            fastce.cross_entropy_with_grad(**arguments)
+        np.testing.assert_array_equal(logits, LOGITS)
+        assert in_place or (arguments["grad_out"] == 7).all()
+
+
+def test_overlaps_of_calls_without_options():
+    memory = np.zeros(24, np.float64)
+    logits, targets = memory[:12].reshape(4, 3), memory[:4].view(np.int64)
+    for grad_out in (logits, memory[1:13].reshape(4, 3), memory[3:15].reshape(4, 3)):
+        with pytest.raises(ValueError, match="grad_out shares memory with"):
+            fastce.cross_entropy_with_grad(logits, targets, grad_out=grad_out)
+    assert not memory.any()
+
+
 def test_wrong_number_of_arguments():
     with pytest.raises(TypeError, match="targets"):
         fastce.cross_entropy(LOGITS)

@@ -209,7 +209,8 @@ def _first_row(array: Array, view: Any) -> Array:
         address = row.__array_interface__["data"][0]
         interface = {"version": 3, "data": (address, False), "shape": row.shape, "typestr": row.dtype.str}
         row = np.asarray(SimpleNamespace(__array_interface__=interface))
-    return row.view(view)[np.newaxis]
+    first: Array = row.view(view)[np.newaxis]
+    return first
 
 
 def _run_copied(task: Task, kind: int) -> None:
