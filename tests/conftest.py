@@ -71,8 +71,8 @@ def assert_loss(actual, expected, largest_logit=0.0):
 def assert_grad(actual, expected, largest_logit=0.0, terms=0.0, axis=-1):
     """Compare a gradient with the oracle's, row by row.
 
-    `terms` is the size of what is subtracted in a row, where that is more than its largest element: with probabilities or
-    label smoothing p - q may be much smaller than p and q, and with softcap 1 - tanh**2 smaller than 1.
+    `terms` is the size of what is subtracted in a row, where that is more than its largest element: with probabilities
+    or label smoothing p - q may be much smaller than p and q, and with softcap 1 - tanh**2 smaller than 1.
     """
     assert actual.shape == expected.shape
     relative, absolute = ROUNDING[actual.dtype]

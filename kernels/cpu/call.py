@@ -12,7 +12,7 @@ import numpy as np
 
 from .compile import inline
 from .maths import LOG2E, LOG2E_REST
-from .simd import advance, arithmetic_at, fma, pointer, pointer_at, rounded
+from .simd import address_of, advance, arithmetic_at, fma, pointer, pointer_at, rounded
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, then of the gradient, then of q.
@@ -81,7 +81,7 @@ def options_of(call, numbers):
 
 @inline
 def _address(array):
-    return array.ctypes.data if array.size > 0 else 0
+    return address_of(array) if array.size > 0 else 0
 
 
 @inline
@@ -92,7 +92,7 @@ def fill_blocks(
     """Write the blocks from the arrays and numbers of ``launch.py``; an array without elements is not there."""
     n_rows, n_classes = steps[0], x.shape[1]
     call[N_ROWS], call[N_CLASSES] = n_rows, n_classes
-    call[X], call[GRADIENT], call[Q] = x.ctypes.data, _address(g), _address(q)
+    call[X], call[GRADIENT], call[Q] = address_of(x), _address(g), _address(q)
     call[X_STEP], call[GRADIENT_STEP], call[Q_STEP] = steps[1], steps[2], steps[3]
     call[OFFSETS], call[TARGETS], call[WEIGHT] = _address(offsets), _address(targets), _address(weight)
     call[IGNORE_INDEX] = ignore_index

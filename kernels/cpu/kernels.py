@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from numba import prange, types
+from numba.extending import register_jitable
 
 from .call import GRADIENT, GRADIENTS, INTEGERS, NUMBERS, PARTS, PLANS, WEIGHT, Q, X, fill_blocks
 from .compile import parallel, serial, work
-from .narrow import run_groups
+from .narrow import MAX_CLASSES, run_groups
 from .row import run_rows
 from .simd import arithmetic_at, call_work, pointer_at
 from .stats import CHUNK
@@ -24,7 +25,18 @@ from .wide import PART, PLAN, finish, look, write
 # What ``work`` is to do with the rows, or chunks of rows, from ``begin`` to ``end``.
 ROWS, GROUPS, LOOK, FINISH, WRITE = range(5)
 
-NARROW = 64  # classes: up to here, rows lie across the lanes
+
+@register_jitable
+def is_narrow(n_rows: int, n_classes: int) -> bool:
+    """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
+
+    classes       100   128   192   256   512
+    a lane each   134   168   256   347
+    one by one    409   398   434   467   643
+
+    With fewer rows than lanes, most lanes do nothing.
+    """
+    return n_classes <= 16 or (n_classes <= MAX_CLASSES and n_rows >= 8)
 
 
 def work_on(element: types.Type) -> Any:
@@ -75,7 +87,7 @@ def solve_plain(function, x, g, targets, losses, ignore_index):
     scale = 1.0 / n_valid if n_valid > 0 else 0.0
     integers, matrix = targets[:0], x[:0]
     call, numbers = np.empty(INTEGERS, np.int64), np.empty(NUMBERS)
-    narrow = x.shape[1] <= NARROW
+    narrow = is_narrow(len(targets), x.shape[1])
     fill_blocks(
         call, numbers, x, g, matrix, (len(targets), x.strides[0], g.strides[0], 0), integers, targets, ignore_index,
         nothing, (nothing, nothing, nothing), (losses, nothing, nothing, nothing), (integers, integers, integers),

@@ -120,7 +120,7 @@ def _run(task: Task, kind: int) -> None:
     if x_step is None or g_step is None or q_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q)])
         x_step = g_step = q_step = 0
-    narrow = n_classes <= kernels.NARROW
+    narrow = kernels.is_narrow(n_rows, n_classes)
     if narrow:
         tuning = (0, 0, 0, True)
     elif n_classes * dtype.itemsize <= LIMITS.resident:

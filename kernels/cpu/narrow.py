@@ -71,7 +71,7 @@ from .simd import (
     zeros,
 )
 
-MAX_CLASSES = 128  # what the buffers hold; where this regime ends: see launch.py
+MAX_CLASSES = 256  # what the buffers hold; where this regime ends: see kernels.py
 PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
 
 
@@ -194,7 +194,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
     z_loss, ce_scale = numbers[Z_LOSS], numbers[CE_SCALE]
     wants_top = o.spread != NONE or call[ENTROPY] != 0 or call[KIND] == LOG_SOFTMAX
     offsets = lane_offsets()
-    logits, scales, rests, q = lane_buffer(x, 128), lane_buffer(x, 128), lane_buffer(x, 128), lane_buffer(x, 128)
+    logits, scales, rests, q = lane_buffer(x, 256), lane_buffer(x, 256), lane_buffer(x, 256), lane_buffer(x, 256)
     c, zero = constants(zeros(x)), zeros(x)
     for first in range(begin, end, width):
         n = min(width, end - first)

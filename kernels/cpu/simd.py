@@ -465,6 +465,16 @@ def call_work(
     return types.void(types.int64, call, numbers, types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def address_of(typingctx: Any, array: types.Array) -> Any:
+    """Address of the first element of an array (``array.ctypes.data`` counts references up and down)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, _I64)
+
+    return types.int64(array), codegen
+
+
 def _address(builder: ir.IRBuilder, base: ir.Value, element: ir.Type, index: ir.Value) -> ir.Value:
     typed = builder.bitcast(base, element.as_pointer())
     return builder.gep(typed, [index])

@@ -1,0 +1,489 @@
+"""What the CPU kernels are made of: the mathematics, vectors in memory, 16-bit types, the machine code."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import warnings
+from decimal import Decimal, localcontext
+
+import llvmlite.binding
+import ml_dtypes
+import numpy as np
+import pytest
+from numba import cfunc, njit, types
+
+from fastce.kernels.cpu import kernels, maths
+from fastce.kernels.cpu.compile import inline
+from fastce.kernels.cpu.maths import FLOAT32, FLOAT64, LOG2E, constants
+from fastce.kernels.cpu.simd import (
+    lane_buffer,
+    lanes,
+    load,
+    load_lanes,
+    load_part,
+    pointer,
+    store,
+    store_lanes,
+    store_part,
+)
+
+FLOATS = (np.float32, np.float64)
+FORMATS = {np.float32: FLOAT32, np.float64: FLOAT64}
+GUARD = 0x5A  # every byte around what may be written
+
+# Oracles of float64 need a wider type; Windows, and macOS on ARM, have none.
+wide_longdouble = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 60, reason="np.longdouble is float64 here")
+types_with_oracle = pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=wide_longdouble)])
+
+
+# --- mathematics -----------------------------------------------------------------------------------------------------
+
+
+def elementwise(function):
+    """Make a function of vectors one of arrays."""
+
+    @njit(error_model="numpy")
+    def loop(x, out):
+        p, q = pointer(x), pointer(out)
+        for i in range(0, x.size, lanes(p)):
+            n = min(x.size - i, lanes(p))
+            store_part(q, i, n, function(load_part(p, i, n)))
+
+    def run(x):
+        out = np.full_like(x, -12345.0)
+        loop(x, out)
+        return out
+
+    return run
+
+
+@elementwise
+@inline
+def exp(v):
+    c = constants(v)
+    return maths.power(v, LOG2E, c.log2e_rest, c.one)[1]
+
+
+@inline
+def _log(v):
+    return maths.log(v)
+
+
+@inline
+def _log1p(v):
+    return maths.log1p(v)
+
+
+@inline
+def _tanh(v):
+    return maths.tanh(v)
+
+
+log, log1p, tanh = elementwise(_log), elementwise(_log1p), elementwise(_tanh)
+
+
+def ulps(actual, expected):
+    """Distance from what NumPy gives in a wider type, in units in the last place."""
+    unit = np.spacing(np.abs(expected.astype(actual.dtype))).astype(np.longdouble)
+    return np.abs(actual.astype(np.longdouble) - expected) / unit
+
+
+@types_with_oracle
+def test_exp_is_within_2_ulp_over_its_whole_range(dtype, rng):
+    smallest = np.log(np.finfo(dtype).tiny)
+    largest = np.log(np.finfo(dtype).max) - 0.4  # 2**127.4, where the next power of two is not yet needed
+    x = np.concatenate(
+        [
+            np.linspace(np.nextafter(dtype(smallest), dtype(0)), largest, 1_000_003),
+            rng.uniform(-1, 1, 500_000),
+            rng.uniform(-2, 2, 100_000) * 2.0 ** rng.integers(-140, 0, 100_000),
+            np.arange(-120, 120) * np.log(2) / 2,  # where the whole part of the power changes
+        ]
+    ).astype(dtype)
+    assert ulps(exp(x), np.exp(x.astype(np.longdouble))).max() <= 2
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exp_below_the_smallest_normal_number_is_that_or_0(dtype):
+    tiny = np.finfo(dtype).tiny
+    x = np.linspace(np.log(tiny) - 60, np.log(tiny), 10_001).astype(dtype)
+    got = exp(x)
+    assert (got >= 0).all()
+    assert (got <= tiny * 1.0001).all()
+    assert (got[x < np.log(tiny) - 1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exp_of_special_values(dtype):
+    x = np.array([0, -0.0, -np.inf, np.nan, -np.nan, -1e4, -3e38, -np.finfo(dtype).max], dtype)
+    np.testing.assert_array_equal(exp(x), [1, 1, 0, np.nan, np.nan, 0, 0, 0])
+    np.testing.assert_array_equal(exp(np.full(16, -np.inf, dtype)), np.zeros(16, dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("share", [-1.0, -0.37, 1e-3, 0.5, 0.99])
+def test_powers_less_a_large_K_are_within_2_ulp(dtype, share, rng):
+    """As far from 0 as `limit` allows, where subtracting a rounded maximum would cost most digits."""
+    c = FORMATS[dtype]
+    k = float(np.rint(c.limit * share))
+    one_less_k = c.one - k
+
+    @elementwise
+    @inline
+    def shifted(v):
+        c = constants(v)
+        return maths.power(v, LOG2E, c.log2e_rest, one_less_k)[1]
+
+    v = (k * np.log(2) - np.concatenate([[0], rng.uniform(0, 60, 300)])).astype(dtype)
+    got = shifted(v)
+    with localcontext() as context:
+        context.prec = 60
+        ln2 = Decimal(2).ln()
+        for value, power in zip(v, got, strict=True):
+            expected = (Decimal(float(value)) - Decimal(k) * ln2).exp()
+            unit = Decimal(float(np.spacing(dtype(float(expected)))))
+            assert abs(Decimal(float(power)) - expected) <= 2 * unit, (value, power)
+
+
+@types_with_oracle
+def test_log_is_within_4_ulp(dtype, rng):
+    info = np.finfo(dtype)
+    x = np.concatenate(
+        [
+            rng.uniform(0.1, 3, 500_000),
+            np.exp(np.linspace(np.log(info.tiny), np.log(info.max), 500_001)[1:-1]),
+            1 + np.linspace(-1, 1, 100_001) * 2.0**-10,
+            [info.tiny, info.max, 1, 0.5, 2, 0.5**0.5, np.nextafter(0.5**0.5, 0)],
+        ]
+    ).astype(dtype)
+    assert ulps(log(x), np.log(x.astype(np.longdouble))).max() <= 4
+    assert log(np.ones(1, dtype))[0] == 0
+
+
+@types_with_oracle
+def test_log1p_is_within_4_ulp(dtype, rng):
+    info = np.finfo(dtype)
+    x = np.concatenate(
+        [
+            rng.uniform(0, 3, 500_000),
+            np.exp(np.linspace(np.log(info.tiny), np.log(info.max), 500_001)[1:-1]),
+            [info.tiny, info.eps, 1],
+        ]
+    ).astype(dtype)
+    assert ulps(log1p(x), np.log1p(x.astype(np.longdouble))).max() <= 4
+    assert log1p(np.zeros(1, dtype))[0] == 0
+
+
+@types_with_oracle
+def test_tanh_is_within_4_ulp(dtype, rng):
+    x = np.concatenate(
+        [
+            np.linspace(-25, 25, 500_001),
+            rng.uniform(-2, 2, 500_000) * 2.0 ** rng.integers(-60, 2, 500_000),
+            0.625 + np.linspace(-1, 1, 1001) * 2.0**-15,  # where one formula takes over from the other
+        ]
+    ).astype(dtype)
+    x = x[x != 0]
+    assert ulps(tanh(x), np.tanh(x.astype(np.longdouble))).max() <= 4
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_tanh_of_special_values(dtype):
+    largest = np.finfo(dtype).max
+    x = np.array([0, -0.0, np.inf, -np.inf, np.nan, largest, -largest, 1e-30], dtype)
+    got = tanh(x)
+    np.testing.assert_array_equal(got, np.array([0, 0, 1, -1, np.nan, 1, -1, 1e-30], dtype))
+    assert np.signbit(got[1])
+    assert (np.abs(tanh(np.linspace(-50, 50, 10_001).astype(dtype))) <= 1).all()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@njit
+def copy_part(x, out, i, n):
+    store_part(pointer(out), i, n, load_part(pointer(x), i, n))
+
+
+@njit
+def copy_whole(x, out, i):
+    store(pointer(out), i, load(pointer(x), i))
+
+
+@njit
+def load_only(x, out, i, n):
+    store(pointer(out), 0, load_part(pointer(x), i, n))
+
+
+def guarded(dtype, size):
+    array = np.empty(size, dtype)
+    array.view(np.uint8)[...] = GUARD
+    return array
+
+
+# The type in memory says how numbers lie there: uint16 are the bits of float16, int16 those of bfloat16.
+MEMORY = pytest.mark.parametrize(
+    ("memory", "dtype"),
+    [
+        (np.float32, np.float32),
+        (np.float64, np.float64),
+        (np.uint16, np.float16),
+        (np.int16, ml_dtypes.bfloat16),
+    ],
+)
+
+
+@MEMORY
+def test_loads_and_stores_touch_their_lanes_only(memory, dtype):
+    width = 8 if memory == np.float64 else 16
+    values = np.arange(1, 4 * width + 1).astype(dtype).view(memory)
+    for start in (0, 1, 3, width, width + 5):  # aligned and not
+        for n in range(-1, width + 3):
+            lanes_written = min(max(n, 0), width)
+            out = guarded(memory, values.size)
+            expected = out.copy()
+            expected[start : start + lanes_written] = values[start : start + lanes_written]
+            copy_part(values, out, start, n)
+            np.testing.assert_array_equal(out, expected)
+        out = guarded(memory, values.size)
+        expected = out.copy()
+        expected[start : start + width] = values[start : start + width]
+        copy_whole(values, out, start)
+        np.testing.assert_array_equal(out, expected)
+
+
+@MEMORY
+def test_lanes_that_are_not_loaded_are_0(memory, dtype):
+    width = 8 if memory == np.float64 else 16
+    nan = np.full(3 * width, np.nan, dtype).view(memory)
+    for n in range(width + 1):
+        x = nan.copy()
+        x[2 : 2 + n] = np.arange(1, n + 1).astype(dtype).view(memory)
+        out = guarded(np.float64 if memory == np.float64 else np.float32, width)
+        load_only(x, out, 2, n)
+        np.testing.assert_array_equal(out, [*range(1, n + 1), *[0] * (width - n)])
+
+
+SIXTEEN_BITS = pytest.mark.parametrize(("memory", "dtype"), [(np.uint16, np.float16), (np.int16, ml_dtypes.bfloat16)])
+
+
+@njit
+def convert(x, out):
+    p, q = pointer(x), pointer(out)
+    for i in range(0, x.size, 16):
+        n = min(x.size - i, 16)
+        if n == 16:
+            store(q, i, load(p, i))
+        else:
+            store_part(q, i, n, load_part(p, i, n))
+
+
+def converted(x, memory):
+    out = np.empty(x.shape, memory)
+    convert(x, out)
+    return out
+
+
+def patterns(memory):
+    return np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(memory)
+
+
+@SIXTEEN_BITS
+def test_all_16_bit_patterns_are_decoded(memory, dtype):
+    bits = patterns(memory)
+    assert_bits_equal(converted(bits, np.float32), bits.view(dtype).astype(np.float32))
+
+
+@SIXTEEN_BITS
+def test_all_16_bit_patterns_survive_the_way_through_float32(memory, dtype):
+    bits = patterns(memory)
+    again = converted(converted(bits, np.float32), memory)
+    number = ~np.isnan(bits.view(dtype).astype(np.float32))
+    np.testing.assert_array_equal(again[number], bits[number])
+    assert np.isnan(again[~number].view(dtype).astype(np.float32)).all()
+
+
+@SIXTEEN_BITS
+def test_encoding_rounds_to_nearest_even(memory, dtype, rng):
+    """Between all neighbours, the halfway points and their two neighbours in float32; and float32 of any bits."""
+    exact = patterns(memory).view(dtype).astype(np.float32)
+    exact = np.sort(exact[np.isfinite(exact)])
+    middle = ((exact[:-1].astype(np.float64) + exact[1:]) / 2).astype(np.float32)
+    largest = np.float32(exact[-1])
+    beyond = largest + np.float32(np.spacing(exact[-1].astype(dtype)) / 2) if dtype == np.float16 else largest
+    x = np.concatenate(
+        [
+            middle,
+            np.nextafter(middle, np.float32(np.inf)),
+            np.nextafter(middle, np.float32(-np.inf)),
+            [beyond, -beyond, np.nextafter(beyond, np.float32(0)), np.inf, -np.inf, np.finfo(np.float32).max],
+            rng.integers(0, 1 << 32, 1_000_000, dtype=np.uint32).view(np.float32),
+        ]
+    ).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = x.astype(dtype)
+    number = ~np.isnan(x)
+    got = converted(x, memory)
+    np.testing.assert_array_equal(got[number], expected.view(memory)[number])
+    assert np.isnan(got[~number].view(dtype).astype(np.float32)).all()
+
+
+@SIXTEEN_BITS
+def test_no_nan_becomes_a_number(memory, dtype):
+    """Also those whose only set bits are among the ones that are cut off, or that rounding up would carry out of."""
+    low_bits = [1, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x3FFFFF, 0x400000, 0x7FFFFF]
+    words = np.array([sign | 0x7F800000 | low for sign in (0, 1 << 31) for low in low_bits], np.uint32)
+    got = converted(words.view(np.float32), memory).view(dtype)
+    assert np.isnan(got.astype(np.float32)).all()
+    np.testing.assert_array_equal(np.signbit(got.astype(np.float32)), words >> 31 == 1)
+
+
+def assert_bits_equal(actual, expected):
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(actual[number].view(np.uint32), expected[number].view(np.uint32))
+    np.testing.assert_array_equal(np.isnan(actual), ~number)
+
+
+# --- rows across the lanes -------------------------------------------------------------------------------------------
+
+
+@njit
+def to_columns(x, offsets, index, n, columns):
+    """Rows into columns: `columns` gets the vectors `index` to `index + lanes` of the buffer."""
+    base = pointer(x)
+    buffer = lane_buffer(base, 32)
+    load_lanes(base, pointer(offsets), index, n, buffer)
+    for j in range(lanes(base)):
+        store(pointer(columns), j * lanes(base), load(buffer, (index + j) * lanes(base)))
+
+
+@njit
+def to_rows(columns, out, offsets, index, n):
+    base = pointer(out)
+    buffer = lane_buffer(base, 32)
+    for j in range(lanes(base)):
+        store(buffer, (index + j) * lanes(base), load(pointer(columns), j * lanes(base)))
+    store_lanes(base, pointer(offsets), index, n, buffer)
+
+
+@MEMORY
+@pytest.mark.parametrize("index", [0, 5, 16])
+def test_rows_are_transposed_into_lanes_and_back(memory, dtype, index, rng):
+    width = 8 if memory == np.float64 else 16
+    n_columns = 48
+    rows = rng.permutation(width)  # in any order, as far apart as they like
+    x = rng.normal(size=(width, n_columns)).astype(dtype)
+    bits = x.view(memory)
+    offsets = rows * bits.strides[0]
+    for n in range(width + 1):
+        columns = guarded(np.float64 if memory == np.float64 else np.float32, (width, width))
+        to_columns(bits, offsets, index, n, columns)
+        expected = np.zeros_like(columns)
+        expected[:n] = x[rows, index : index + n].T.astype(columns.dtype)
+        np.testing.assert_array_equal(columns, expected)
+
+        out = guarded(memory, bits.shape)
+        expected = out.copy()
+        expected[:, index : index + n] = bits[:, index : index + n]
+        to_rows(columns, out, offsets, index, n)
+        np.testing.assert_array_equal(out, expected)
+
+
+# --- whole calls -----------------------------------------------------------------------------------------------------
+
+_BESIDE_FORBIDDEN_PAGES = """
+import ctypes, mmap, sys
+import ml_dtypes, numpy as np
+import fastce
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+PAGE = mmap.PAGESIZE
+keep = []
+
+def beside(values, at_end):
+    "A copy of an array that ends where a page begins that may not be touched, or begins where such a page ends."
+    room = -(-values.nbytes // PAGE) * PAGE
+    memory = mmap.mmap(-1, room + 2 * PAGE)
+    keep.append(memory)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for page in (address, address + PAGE + room):
+        assert libc.mprotect(page, PAGE, 0) == 0
+    start = PAGE + (room - values.nbytes if at_end else 0)
+    array = np.frombuffer(memory, np.uint8, values.nbytes, start).view(values.dtype).reshape(values.shape)
+    array[...] = values
+    return array
+
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
+    for shape in ((1, 1), (1, 7), (3, 2), (17, 5), (16, 16), (33, 17), (5, 64), (3, 65), (2, 1000), (300, 67), (1, 20001)):
+        x = rng.normal(size=shape).astype(dtype)
+        y = rng.integers(0, shape[1], shape[0])
+        w = rng.uniform(1, 2, shape[1]).astype(np.float64 if dtype is np.float64 else np.float32)
+        for options in ({}, {"softcap": 3.0, "label_smoothing": 0.1, "weight": w, "aux": ("entropy", "rank", "argmax")}):
+            plain = fastce.cross_entropy_with_grad(x, y, **options)
+            for at_end in (False, True):
+                logits, targets, grad = (beside(a, at_end) for a in (x, y, x))
+                more = {**options, "weight": beside(w, at_end)} if options else {}
+                result = fastce.cross_entropy_with_grad(logits, targets, grad_out=grad, **more)
+                assert result.loss == plain.loss, (dtype, shape)
+                assert (grad == plain.grad).all(), (dtype, shape)
+print("whole")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+def test_nothing_outside_the_arrays_is_touched():
+    """In a process of its own, for that would end it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _BESIDE_FORBIDDEN_PAGES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
+    assert done.stdout == "whole\n"
+
+
+has_fma = platform.machine() in ("x86_64", "AMD64") and llvmlite.binding.get_host_cpu_features().get("fma", False)
+
+
+@pytest.mark.skipif(not has_fma, reason="reads the machine code of x86-64 with FMA")
+@pytest.mark.parametrize(("element", "suffix"), [(types.float32, "ps"), (types.float64, "pd"), (types.int16, "ps")])
+def test_hot_loops_are_vectors_of_fused_multiply_adds(monkeypatch, element, suffix):
+    def without_cache(function):  # what comes from the cache has no assembly to show
+        return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
+
+    monkeypatch.setattr(kernels, "work", without_cache)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assembly = kernels.work_on(element)._library.get_asm_str()
+    bodies = functions_of(assembly)
+    fused = re.compile(rf"\bvfn?m(add|sub)\d+{suffix}\b.*%[yz]mm")
+    for name, at_least in (("chunk_stats", 20), ("chunk_gradient", 20)):
+        found = [body for symbol, body in bodies.items() if name in symbol]
+        assert found, f"no {name} among {sorted(bodies)}"
+        assert sum(len(fused.findall(body)) for body in found) >= at_least
+    calls = set(re.findall(r"(?:callq?|jmpq?)\s+\*?(?:[\w.$]*\$)?([A-Za-z_]\w*)", assembly))
+    calls |= set(re.findall(r"movabsq?\s+\$([A-Za-z_]\w*)", assembly))
+    single = {"expf", "exp2f", "logf", "log1pf", "tanhf", "fmaf", "fma", "tanh", "exp2"}
+    assert not calls & single, calls & single
+    if element == types.int16:
+        assert not {c for c in calls if "trunc" in c or "extend" in c}
+
+
+def functions_of(assembly):
+    """Bodies of the functions in an assembly listing, by their symbols."""
+    bodies, symbol = {}, None
+    for line in assembly.splitlines():
+        label = re.match(r'"?([\w.$@<>:,\[\]() *=-]+)"?:\s*(#.*)?$', line)
+        if label and not label[1].startswith((".", "L")):
+            symbol = label[1]
+            bodies[symbol] = ""
+        elif symbol is not None:
+            bodies[symbol] += line + "\n"
+    return bodies

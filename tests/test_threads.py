@@ -1,0 +1,443 @@
+"""Many threads, forked children, numbers of threads, Ctrl-C and the kernels on disk: each in a process of its own.
+
+What could go wrong here ends the process or leaves it hanging. So every process ends itself after a while, and what it
+must have computed, bit for bit, it reads from a file that one thread has written.
+"""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_grad, assert_loss
+
+import fastce
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 120  # until a process that hangs is ended; each needs one or two, and a minute where it has to compile
+LAYERS = ("tbb", "omp", "workqueue")
+
+# Regime of the kernels: rows and classes. All but "small" are shared by the threads, some with unequal parts.
+SHAPES = {"small": (32, 10), "narrow": (5003, 10), "rows": (101, 1003), "wide": (3, 50_001), "one row": (1, 100_003)}
+OPTIONS = {
+    "plain": {},
+    "smoothed": {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 20.0, "aux": ("lse", "entropy")},
+}
+
+PROCESS = """
+import os, signal, sys, threading
+if hasattr(signal, "alarm"):
+    signal.alarm(SECONDS)
+import numba
+import numpy as np
+import fastce
+from fastce.kernels.cpu import threads
+
+def inputs(name):
+    n_rows, n_classes = SHAPES[name]
+    rng = np.random.default_rng(n_classes)
+    return 3 * rng.standard_normal((n_rows, n_classes), np.float32), rng.integers(0, n_classes, n_rows)
+
+def answers(name, options, in_place=False):
+    logits, targets = inputs(name)
+    out = logits if in_place else None
+    result = fastce.cross_entropy_with_grad(logits, targets, reduction="none", grad_out=out, **OPTIONS[options])
+    return {field: value for field, value in result._asdict().items() if value is not None}
+
+def is_right(expected, name, options="plain", in_place=False):
+    found = answers(name, options, in_place)
+    return all(value.tobytes() == expected[f"{name}/{options}/{field}"].tobytes() for field, value in found.items())
+
+def wrong(expected, in_place=(False, True)):
+    return [(n, o, p) for n in SHAPES for o in OPTIONS for p in in_place if not is_right(expected, n, o, p)]
+
+def in_child(function):  # the status of a forked child that calls the function: 0 if that gives something true
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.alarm(SECONDS)  # children do not inherit it
+            status = 0 if function() else 2
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1]
+
+def load():
+    with np.load(sys.argv[1]) as file:
+        return dict(file)
+"""
+PROCESS = PROCESS.replace("(SECONDS)", f"({SECONDS})") + f"SHAPES, OPTIONS = {SHAPES}, {OPTIONS}\n"
+
+# Python warns of every fork of a process with threads, which is what is tested here.
+WARNINGS = ("-Werror", "-Wignore:This process:DeprecationWarning")
+
+
+def command(code, *arguments):
+    return [sys.executable, *WARNINGS, "-c", PROCESS + code, *map(str, arguments)]
+
+
+def environment(layer=None, n_threads=None, **others):
+    """Give the environment of a process with that threading layer and that number of threads."""
+    env = {k: v for k, v in os.environ.items() if k not in ("NUMBA_THREADING_LAYER", "NUMBA_NUM_THREADS")}
+    if layer is not None:
+        env["NUMBA_THREADING_LAYER"] = layer
+    if n_threads is not None:
+        env["NUMBA_NUM_THREADS"] = str(n_threads)
+    if layer == "tbb":  # pip puts the library where the system's loader does not look
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(
+            filter(None, [str(Path(sysconfig.get_path("data")) / "lib"), env.get("LD_LIBRARY_PATH")])
+        )
+    return {**env, **others}
+
+
+def run(code, *arguments, cwd=ROOT, **env):
+    """Give what the code prints, in a process that must end well and say nothing else."""
+    done = subprocess.run(
+        command(code, *arguments),
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@functools.cache
+def why_not(layer):
+    """Why this threading layer is not there; None if it is."""
+    code = "import numba; numba.get_num_threads(); assert numba.threading_layer() == " + repr(layer)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(layer),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    reason = why_not(request.param)
+    if reason is not None:
+        pytest.skip(f"threading layer {request.param} is not there: {reason[-200:]}")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """Give the file of the answers of one thread. Every kernel has been compiled then."""
+    path = tmp_path_factory.mktemp("threads") / "expected.npz"
+    code = """
+assert threads.available() == 1
+found = {(n, o): answers(n, o) for n in SHAPES for o in OPTIONS}
+np.savez(sys.argv[1], **{f"{n}/{o}/{field}": value for (n, o), a in found.items() for field, value in a.items()})
+"""
+    run(code, path, n_threads=1)
+    run("assert not wrong(load())", path, n_threads=2)
+    return path
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="this system cannot send Ctrl-C to one process")
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_expected_answers_are_right(expected, name, options):
+    n_rows, n_classes = SHAPES[name]
+    rng = np.random.default_rng(n_classes)
+    logits, targets = 3 * rng.standard_normal((n_rows, n_classes), np.float32), rng.integers(0, n_classes, n_rows)
+    right = fastce.cross_entropy_with_grad(
+        logits.astype(np.float64), targets, reduction="none", backend="reference", **OPTIONS[options]
+    )
+    with np.load(expected) as found:
+        assert_loss(found[f"{name}/{options}/loss"], right.loss, largest_logit=20.0)
+        assert_grad(found[f"{name}/{options}/grad"], right.grad, largest_logit=20.0, terms=1.0)
+
+
+# -- many Python threads -----------------------------------------------------------------------------------------------
+
+MANY = """
+expected, bad, start = load(), [], threading.Barrier(8)
+def call(i):
+    try:
+        start.wait()
+        for k in range(6):
+            for name in (list(SHAPES) * 2)[i % len(SHAPES):][:len(SHAPES)]:
+                if not is_right(expected, name, in_place=bool(k % 2)):
+                    bad.append(name)
+    except BaseException as error:
+        bad.append(error)
+workers = [threading.Thread(target=call, args=[i]) for i in range(8)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+assert not bad, bad
+"""
+
+
+def test_many_threads_at_once(layer, expected):
+    # nothing has been computed before in this process: the first calls come all at once, too
+    run(MANY + "print(numba.threading_layer())", expected, layer=layer, n_threads=4)
+
+
+def test_many_threads_at_once_after_the_first_call(layer, expected):
+    run("assert is_right(load(), 'rows')" + MANY, expected, layer=layer, n_threads=4)
+
+
+def test_threads_with_numbers_of_threads_of_their_own(layer, expected):
+    code = """
+expected, found = load(), {}
+def call(n):
+    numba.set_num_threads(n)
+    found[n] = (wrong(expected), threads.available())
+workers = [threading.Thread(target=call, args=[n]) for n in (1, 2, 3)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+assert found == {n: ([], n) for n in (1, 2, 3)}, found
+"""
+    run(code, expected, layer=layer, n_threads=4)
+
+
+# -- forked children ---------------------------------------------------------------------------------------------------
+
+
+@needs_fork
+def test_fork_after_computing_in_parallel(layer, expected):
+    code = """
+expected = load()
+assert threads.available() > 1 and not wrong(expected) and numba.threading_layer() == sys.argv[2]
+for _ in range(2):
+    assert in_child(lambda: not wrong(expected)) == 0
+    assert not wrong(expected)
+assert in_child(lambda: in_child(lambda: not wrong(expected)) == 0 and not wrong(expected)) == 0
+"""
+    run(code, expected, layer, layer=layer, n_threads=2)
+
+
+@needs_fork
+def test_fork_before_computing(layer, expected):
+    code = """
+expected = load()
+assert in_child(lambda: threads.available() > 1 and not wrong(expected)) == 0
+assert threads.available() > 1 and not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2)
+
+
+@needs_fork
+def test_fork_after_somebody_else_used_the_threads(layer, expected):
+    code = """
+@numba.njit(parallel=True)
+def somebody_else(x):
+    for i in numba.prange(len(x)):
+        x[i] += 1
+somebody_else(np.zeros(1000))
+expected = load()
+assert in_child(lambda: not wrong(expected)) == 0
+assert not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2)
+
+
+@needs_fork
+def test_fork_while_another_thread_is_inside_a_call(layer, expected):
+    code = """
+expected, stop, bad, calls = load(), threading.Event(), [], []
+assert is_right(expected, "small") and is_right(expected, "wide")
+def call():
+    while not stop.is_set():
+        calls.append(1)
+        bad.extend(n for n in ("narrow", "rows", "wide") if not is_right(expected, n))
+worker = threading.Thread(target=call)
+worker.start()
+statuses = [in_child(lambda: not wrong(expected, in_place=[False])) for _ in range(8)]
+assert worker.is_alive()
+stop.set()
+worker.join()
+assert calls and not bad and not any(statuses), (len(calls), bad, statuses)
+assert not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2)
+
+
+@needs_fork
+def test_fork_from_a_thread_that_is_not_the_first(layer, expected):
+    code = """
+expected, statuses = load(), []
+assert not wrong(expected)
+worker = threading.Thread(target=lambda: statuses.append(in_child(lambda: not wrong(expected))))
+worker.start()
+worker.join()
+assert statuses == [0] and not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2)
+
+
+@needs_fork
+def test_pool_of_forked_processes(layer, expected):
+    code = """
+import multiprocessing
+expected = load()
+assert not wrong(expected)
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    assert all(pool.starmap(is_right, [(expected, name) for name in SHAPES] * 3))
+assert not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2)
+
+
+# -- numbers of threads ------------------------------------------------------------------------------------------------
+
+
+def test_any_number_of_threads_gives_the_same_bits(layer, expected):
+    code = """
+expected = load()
+for n in (4, 1, 3, 2, 4):
+    numba.set_num_threads(n)
+    assert threads.available() == n
+    assert not wrong(expected), n
+    assert numba.get_num_threads() == n
+"""
+    run(code, expected, layer=layer, n_threads=4)
+
+
+def test_number_of_threads_of_the_environment(layer, expected):
+    code = "assert threads.available() == numba.get_num_threads() == int(sys.argv[2]) and not wrong(load())"
+    for n in (1, 2, 7):
+        run(code, expected, n, layer=layer, n_threads=n)
+
+
+@pytest.mark.parametrize("of_environment", [True, False])
+def test_one_thread_enters_no_parallel_kernel(layer, expected, of_environment):
+    code = """
+from fastce.kernels.cpu import kernels
+numba.set_num_threads(1)
+assert not wrong(load())
+assert kernels.solve.signatures and not kernels.solve_parallel.signatures
+numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+assert not wrong(load())
+assert bool(kernels.solve_parallel.signatures) == (numba.config.NUMBA_NUM_THREADS > 1)
+"""
+    run(code, expected, layer=layer, n_threads=1 if of_environment else 2)
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+LOOP = """
+expected = load()
+assert not wrong(expected)
+logits, targets = inputs("rows")
+try:
+    print("calling", flush=True)
+    while True:
+        fastce.cross_entropy_with_grad(logits, targets)
+except KeyboardInterrupt:
+    pass
+assert not wrong(expected)
+print("right")
+"""
+
+# Long: half a second or more, of which the signal comes after a hundredth; whatever comes when, Ctrl-C is not lost.
+LONG = """
+expected = load()
+assert not wrong(expected)
+row, target = inputs("wide")
+logits = np.lib.stride_tricks.as_strided(row, (300_000, 1000), (40, 4))[:15_000]
+logits = np.concatenate([inputs("rows")[0]] * 600)
+targets = np.zeros(len(logits), np.int64)
+try:
+    print("calling", flush=True)
+    fastce.cross_entropy_with_grad(logits, targets, grad_out=logits, reduction="sum")
+    while True:
+        pass
+except KeyboardInterrupt:
+    pass
+assert not wrong(expected)
+print("right")
+"""
+
+
+@needs_signals
+@pytest.mark.parametrize("code", [LOOP, LONG], ids=["loop", "long"])
+def test_ctrl_c(layer, expected, code):
+    with subprocess.Popen(
+        command(code, expected),
+        cwd=ROOT,
+        env=environment(layer, 2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "calling\n", process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=2 * SECONDS)
+    assert (process.returncode, out, err) == (0, "right\n", "")
+
+
+# -- kernels on disk ---------------------------------------------------------------------------------------------------
+
+# Says which passes of the compiler ran: none where a kernel was there.
+PASSES = """
+from numba.core import event
+passes = []
+class Listener(event.Listener):
+    def on_start(self, event):
+        passes.append(event.data["name"])
+    def on_end(self, event):
+        pass
+event.register("numba:run_pass", Listener())
+"""
+
+
+def files_in(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*.nb?")}
+
+
+def test_later_processes_compile_nothing(expected):
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    before = files_in(folder)
+    assert before
+    assert run(PASSES + "assert not wrong(load()); print(len(passes))", expected, n_threads=2) == "0\n"
+    assert files_in(folder) == before
+
+
+def test_kernels_of_a_folder_that_cannot_be_written(tmp_path, expected):
+    site, home = tmp_path / "site", tmp_path / "home"
+    home.mkdir()
+    without_cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fastce", site / "fastce", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    shutil.copytree(ROOT / "kernels", site / "fastce" / "kernels", ignore=without_cache)
+    # Permissions would not stop root, so a file is where the folder of the kernels would be made.
+    blocker = site / "fastce" / "kernels" / "cpu" / "__pycache__"
+    blocker.touch()
+    code = (
+        PASSES
+        + """
+assert fastce.__file__.startswith(sys.argv[2])
+assert is_right(load(), "small") and is_right(load(), "narrow")
+print(len(passes))
+"""
+    )
+    env = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE")}
+    env |= {"NUMBA_CACHE_DIR": "", "PYTHONPATH": str(site), "n_threads": 1}
+    assert int(run(code, expected, site, cwd=tmp_path, **env)) > 0
+    files = files_in(home)
+    assert {path.name.split(".")[0] for path in files} >= {"kernels", "targets"}
+    assert run(code, expected, site, cwd=tmp_path, **env) == "0\n"
+    assert files_in(home) == files
+    assert not files_in(site)
