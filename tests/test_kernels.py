@@ -418,11 +418,11 @@ def beside(values, at_end):
 
 rng = np.random.default_rng(0)
 for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
-    for shape in ((1, 1), (1, 7), (3, 2), (17, 5), (16, 16), (33, 17), (5, 64), (3, 65), (2, 1000), (300, 67), (1, 20001)):
+    for shape in ((1, 1), (1, 7), (3, 2), (17, 5), (16, 16), (33, 17), (5, 64), (3, 65), (9, 67), (2, 999), (1, 20001)):
         x = rng.normal(size=shape).astype(dtype)
         y = rng.integers(0, shape[1], shape[0])
         w = rng.uniform(1, 2, shape[1]).astype(np.float64 if dtype is np.float64 else np.float32)
-        for options in ({}, {"softcap": 3.0, "label_smoothing": 0.1, "weight": w, "aux": ("entropy", "rank", "argmax")}):
+        for options in ({}, {"softcap": 3.0, "label_smoothing": 0.1, "weight": w, "aux": ("entropy", "rank")}):
             plain = fastce.cross_entropy_with_grad(x, y, **options)
             for at_end in (False, True):
                 logits, targets, grad = (beside(a, at_end) for a in (x, y, x))

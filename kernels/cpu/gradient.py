@@ -23,6 +23,7 @@ from .simd import (
     prefetch,
     rounded,
     store,
+    store_one,
     store_part,
     where,
     zeros,
@@ -60,7 +61,7 @@ def _plain(x, g, n, y, o, magic, plan, ahead):
     if whole < n:
         store_part(g, whole, n - whole, scaled_power(load_part(x, whole, n - whole), o, magic, plan))
     if y != NO_TARGET:
-        store_part(g, y, 1, zeros(x) + plan.target)
+        store_one(g, y, plan.target)
 
 
 @inline
@@ -123,7 +124,7 @@ def _scale_chunk(call, numbers, g, n, y, plan, base, k, ahead):
     e = load_part(g, whole, n - whole)
     store_part(g, whole, n - whole, fma(e, factor, e * rest))
     if 0 <= y < n:
-        store_part(g, y, 1, zeros(g) + plan.target)
+        store_one(g, y, plan.target)
 
 
 @inline

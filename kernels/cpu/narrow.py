@@ -64,6 +64,7 @@ from .simd import (
     shortened,
     store,
     store_lanes,
+    store_one,
     store_part,
     to_lanes,
     where,
@@ -140,7 +141,7 @@ def _store_group(x, base, offsets, n, n_classes, buffer):
         return
     for r in range(n):
         for j in range(n_classes):
-            store_part(advance(base, offsets[r]), j, 1, zeros(x) + buffer[j * width + r])
+            store_one(advance(base, offsets[r]), j, buffer[j * width + r])
 
 
 @inline
