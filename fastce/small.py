@@ -37,9 +37,14 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
             grad = np.empty_like(logits)
         elif grad_out is logits:
             grad = logits
-        elif type(grad_out) is not np.ndarray or grad_out.dtype is not dtype or grad_out.shape != shape:
-            return None
-        elif not grad_out.flags.carray or _overlaps(grad_out, logits) or _overlaps(grad_out, targets):
+        elif (
+            type(grad_out) is not np.ndarray
+            or grad_out.dtype is not dtype
+            or grad_out.shape != shape
+            or not grad_out.flags.carray
+            or _overlaps(grad_out, logits)
+            or _overlaps(grad_out, targets)
+        ):
             return None
         else:
             grad = grad_out

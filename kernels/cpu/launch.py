@@ -32,7 +32,7 @@ class Limits(NamedTuple):
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
 
 
-LIMITS = Limits(serial=20_000, block=1 << 16, resident=1 << 18, ahead=1024, even=4)
+LIMITS = Limits(serial=20_000, block=1 << 16, resident=1 << 18, ahead=CHUNK, even=4)
 
 
 class Memory(NamedTuple):
@@ -124,7 +124,7 @@ def _run(task: Task, kind: int) -> None:
     if narrow:
         tuning = (0, 0, 0, True)
     elif n_classes * dtype.itemsize <= LIMITS.resident:
-        tuning = (1, 0, x_step, False) if grad is not None else (0, n_classes, 0, False)
+        tuning = (1, 0, x_step, False) if grad is not None else (0, min(n_classes, CHUNK), 0, False)
     else:
         tuning = (int(grad is not None), LIMITS.ahead, 0, False)
     x = _first_row(logits, view)
