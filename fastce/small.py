@@ -37,19 +37,19 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
             grad = np.empty_like(logits)
         elif grad_out is logits:
             grad = logits
-        elif (
-            type(grad_out) is not np.ndarray
-            or grad_out.dtype is not dtype
-            or grad_out.shape != shape
-            or not grad_out.flags.carray
-            or _overlaps(grad_out, logits)
-            or _overlaps(grad_out, targets)
-        ):
-            return None
-        else:
+        elif _can_take(grad_out, logits, targets):
             grad = grad_out
+        else:
+            return None
     bad, loss = (_plain or _import_plain())(logits, targets, grad, _IGNORE_INDEX)
     return (to_scalar(loss), grad) if bad < 0 else None
+
+
+def _can_take(out: Any, logits: Array, targets: Array) -> bool:
+    """Whether the gradient can be written there without a second thought."""
+    if type(out) is not np.ndarray or out.dtype is not logits.dtype or out.shape != logits.shape:
+        return False
+    return out.flags.carray and not _overlaps(out, logits) and not _overlaps(out, targets)
 
 
 def _overlaps(a: Array, b: Array) -> bool:

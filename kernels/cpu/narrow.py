@@ -173,7 +173,8 @@ def _nll(others, e_y, v_y, k, total, o):
     minus_n = c.zero - fma(v_y, o.hi, c.zero)
     f = fma(v_y, o.lo, fma(v_y, o.hi, minus_n))
     far = fma((k + minus_n) - f, LN2, log(total))
-    far = where(v_y * o.sign == -np.inf, np.inf, far)
+    # Beyond what the exponents can hold, -inf too, the target's own logit is all that counts.
+    far = where(absolute(v_y) > c.limit, k * LN2 - v_y * o.unit, far)
     return where(e_y > c.tiny, log1p(others / e_y), far)
 
 
