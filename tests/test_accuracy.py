@@ -12,9 +12,10 @@ from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type
 
 import fastce
 from fastce.kernels.cpu import LIMITS
-from fastce.kernels.cpu.kernels import NARROW
 from fastce.kernels.cpu.stats import CHUNK
 from fastce.problem import AUX
+
+NARROW = 64  # classes up to which rows of float32 lie across the lanes
 
 # Rows and classes: rows across the lanes; one row after the other, one chunk and several; chunks of few rows shared.
 REGIMES = {

@@ -286,7 +286,8 @@ assert statuses == [0] and not wrong(expected)
 """
     # Numba's own word on its threads, which are not used in the child.
     complaint = (
-        "Numba: Attempted to fork from a non-main thread, the TBB library may be in an invalid state in the child process."
+        "Numba: Attempted to fork from a non-main thread, "
+        "the TBB library may be in an invalid state in the child process."
         "\n"
     )
     run(code, expected, layer=layer, n_threads=2, complaint=complaint)
