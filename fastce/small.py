@@ -35,7 +35,7 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
     if with_grad:
         if grad_out is None:
             grad = np.empty_like(logits)
-        elif grad_out is logits:
+        elif grad_out is logits and not _overlaps(logits, targets):
             grad = logits
         elif _can_take(grad_out, logits, targets):
             grad = grad_out
@@ -49,7 +49,7 @@ def _can_take(out: Any, logits: Array, targets: Array) -> bool:
     """Whether the gradient can be written there without a second thought."""
     if type(out) is not np.ndarray or out.dtype is not logits.dtype or out.shape != logits.shape:
         return False
-    return out.flags.carray and not _overlaps(out, logits) and not _overlaps(out, targets)
+    return bool(out.flags.carray) and not _overlaps(out, logits) and not _overlaps(out, targets)
 
 
 def _overlaps(a: Array, b: Array) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -337,19 +336,6 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     monkeypatch.setattr(selfcheck, "run", interrupted)
     assert cli.main(["check"]) == 130
     assert capsys.readouterr().err == "\nfastce: interrupted\n"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_ends_a_running_check_without_traceback() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "fastce", "check"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()  # it has begun
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
-    assert process.returncode == 130
-    assert err == "\nfastce: interrupted\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")

@@ -6,7 +6,6 @@ must have computed, bit for bit, it reads from a file that one thread has writte
 
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -427,30 +426,3 @@ def test_later_processes_compile_nothing(expected):
     assert before
     assert run(PASSES + "assert not wrong(load()); print(len(passes))", expected, n_threads=2) == "0\n"
     assert files_in(folder) == before
-
-
-def test_kernels_of_a_folder_that_cannot_be_written(tmp_path, expected):
-    site, home = tmp_path / "site", tmp_path / "home"
-    home.mkdir()
-    without_cache = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "fastce", site / "fastce", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
-    shutil.copytree(ROOT / "kernels", site / "fastce" / "kernels", ignore=without_cache)
-    # Permissions would not stop root, so a file is where the folder of the kernels would be made.
-    blocker = site / "fastce" / "kernels" / "cpu" / "__pycache__"
-    blocker.touch()
-    code = (
-        PASSES
-        + """
-assert fastce.__file__.startswith(sys.argv[2])
-assert is_right(load(), "small") and is_right(load(), "narrow")
-print(len(passes))
-"""
-    )
-    env = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE")}
-    env |= {"NUMBA_CACHE_DIR": "", "PYTHONPATH": str(site), "n_threads": 1}
-    assert int(run(code, expected, site, cwd=tmp_path, **env)) > 0
-    files = files_in(home)
-    assert {path.name.split(".")[0] for path in files} >= {"kernels", "targets"}
-    assert run(code, expected, site, cwd=tmp_path, **env) == "0\n"
-    assert files_in(home) == files
-    assert not files_in(site)
