@@ -20,9 +20,9 @@ from .simd import address_of, advance, arithmetic_at, fma, pointer, pointer_at, 
     N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, OFFSETS,
     TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
     LOSS, LSE, TARGET_PROB, ENTROPY, ARGMAX, RANK, CORRECT,
-    KIND, KEEP_POWERS, SPREAD, FETCH_GRADIENT, FETCH_AHEAD, NEXT_ROW, PARTS, PLANS,
+    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS,
     INTEGERS,
-) = range(31)  # fmt: skip
+) = range(29)  # fmt: skip
 
 # Numbers.
 (
@@ -36,46 +36,45 @@ GRADIENTS, SOFTMAX, LOG_SOFTMAX = 0, 1, 2
 # SPREAD: how much of the target lies on every class, apart from the target class itself.
 NONE, SMOOTHED, PROBABILITIES = 0, 1, 2
 
-MAX_KEPT = 1 << 19  # classes of rows whose powers may be kept: the shifts of their chunks have room on the stack
-
 NO_TARGET = -1  # the position of the target in a row that has none, or a probability target
 
 
 class Options(NamedTuple):
-    """What a loop needs of the options. ``v`` is a logit as loaded, or after the softcap if there is one."""
+    """What a loop needs of the options. ``v`` is a logit as loaded, or ``tanh(inner * logit)`` with a softcap."""
 
     hi: float  # log2(e) * unit in two parts: the nearest number of the arithmetic type, and what that leaves over
     lo: float
-    unit: float  # z = unit * v: the logit scale, or 1 after a softcap
+    unit: float  # z = unit * v: the logit scale, or the softcap
     sign: float  # of unit: sign * v orders the classes
     order: float  # of the logit scale: order * x does, exactly
-    softcap: float  # 0: none
+    capped: bool
     inner: float  # logit scale / softcap
     slope: float  # dz/dx, apart from the softcap's share
     spread: int  # NONE, SMOOTHED or PROBABILITIES
     weighted: bool
     keep: float  # 1 - label smoothing
     share: float  # label smoothing / classes
-    plain: bool  # neither softcap nor spread: the short loops do
+    even: bool  # the short loops do: no softcap, and what is spread is spread evenly
 
 
 @inline
 def options_of(call, numbers):
     """Read the options of a call. What a function does not use is not read."""
+    weighted, spread = call[WEIGHT] != 0, call[SPREAD]
     return Options(
         numbers[HI],
         numbers[LO],
         numbers[UNIT],
         numbers[SIGN],
         numbers[ORDER],
-        numbers[SOFTCAP],
+        numbers[SOFTCAP] > 0.0,
         numbers[INNER],
         numbers[SLOPE],
-        call[SPREAD],
-        call[WEIGHT] != 0,
+        spread,
+        weighted,
         numbers[KEEP],
         numbers[SHARE],
-        numbers[SOFTCAP] == 0.0 and call[SPREAD] == NONE,
+        numbers[SOFTCAP] == 0.0 and (spread == NONE or (spread == SMOOTHED and not weighted)),
     )
 
 
@@ -101,21 +100,15 @@ def fill_blocks(
     call[TARGET_PROB], call[ENTROPY] = _address(rows_out[2]), _address(rows_out[3])
     call[ARGMAX], call[RANK] = _address(classes_out[0]), _address(classes_out[1])
     call[CORRECT] = _address(classes_out[2])
-    call[KIND], call[FETCH_GRADIENT], call[FETCH_AHEAD], call[NEXT_ROW] = kind, tuning[0], tuning[1], tuning[2]
+    call[KIND], call[STREAM], call[FETCH] = kind, tuning[0], tuning[1]
 
     smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio = settings
     if q.size > 0:
         call[SPREAD] = PROBABILITIES
     else:
         call[SPREAD] = SMOOTHED if smoothing > 0.0 and targets.size > 0 else NONE
-    # Powers are kept in the gradient, to be scaled, where that has their type and nobody looks at the logits again
-    # (they may lie in the same place); elsewhere they are computed a second time.
-    asked = call[LSE] + call[ENTROPY] + call[ARGMAX] + call[RANK] + call[CORRECT]
-    plain = softcap == 0.0 and call[SPREAD] == NONE and kind != LOG_SOFTMAX
-    fits = g.size > 0 and g.itemsize >= 4 and n_classes <= MAX_KEPT
-    call[KEEP_POWERS] = plain and fits and asked == 0
 
-    unit = 1.0 if softcap > 0.0 else logit_scale
+    unit = softcap if softcap > 0.0 else logit_scale
     hi = np.float64(rounded(pointer(x), unit * LOG2E))
     numbers[HI], numbers[LO] = hi, fma(unit, LOG2E, -hi) + unit * LOG2E_REST
     numbers[UNIT], numbers[SIGN] = unit, np.sign(unit)

@@ -9,12 +9,12 @@ from .simd import fma, load_part_like, where, zeros
 
 
 @inline
-def value(logits, o, base):
-    """``v - base`` of a vector of logits."""
+def value(logits, o):
+    """``v`` of a vector of logits: see ``call.Options``."""
     v = logits
-    if o.softcap > 0:
-        v = tanh(v * o.inner) * o.softcap
-    return v - base
+    if o.capped:
+        v = tanh(v * o.inner)
+    return v
 
 
 @inline

@@ -55,7 +55,7 @@ def rank(x, n, y, order):
 
 @device
 def mean_distance(call, numbers, x, n, base, k, top):
-    """Sum of ``2**(z * log2(e) - K) * (top - sign * v)``: how far below the top the classes lie, each by its power."""
+    """Sum of the powers, each times ``top - sign * v``: how far below the top (less the base) the class lies."""
     apart()
     o = options_of(call, numbers)
     s = zeros64(x)
@@ -63,7 +63,7 @@ def mean_distance(call, numbers, x, n, base, k, top):
     for first in range(0, n, BLOCK):
         block = zeros(x)
         for j in range(first, min(n, first + BLOCK), lanes(x)):
-            v = value(load_part(x, j, n - j), o, base)
+            v = value(load_part(x, j, n - j), o) - base
             _, e = power(v, o.hi, o.lo, magic)
             e = where(iota(v) < n - j, e, 0.0)
             block = block + where(e == 0.0, 0.0, e * (top - v * o.sign))

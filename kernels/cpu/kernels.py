@@ -13,14 +13,14 @@ import numpy as np
 from numba import prange, types
 from numba.extending import register_jitable
 
-from .call import GRADIENT, GRADIENTS, INTEGERS, NUMBERS, PARTS, PLANS, WEIGHT, Q, X, fill_blocks
+from .call import GRADIENT, GRADIENTS, INTEGERS, NUMBERS, PARTS, PLANS, STREAM, WEIGHT, Q, X, fill_blocks
 from .compile import parallel, serial, work
 from .narrow import MAX_CLASSES, run_groups
 from .row import run_rows
-from .simd import arithmetic_at, call_work, pointer_at
+from .simd import arithmetic_at, call_work, fence, pointer_at
 from .stats import CHUNK
 from .targets import scan, sum_rows
-from .wide import PART, PLAN, finish, look, write
+from .wide import PART, PLAN, finish_rows, look, write
 
 # What ``work`` is to do with the rows, or chunks of rows, from ``begin`` to ``end``.
 ROWS, GROUPS, LOOK, FINISH, WRITE = range(5)
@@ -51,11 +51,13 @@ def work_on(element: types.Type) -> Any:
         elif step == ROWS:
             run_rows(call, numbers, x, g, q, weight, begin, end)
         elif step == LOOK:
-            look(call, numbers, x, g, q, weight, begin, end)
+            look(call, numbers, x, q, weight, begin, end)
         elif step == FINISH:
-            finish(call, numbers, x, g, q, weight, begin, end)
+            finish_rows(call, numbers, x, q, weight, begin, end)
         else:
             write(call, numbers, x, g, q, weight, begin, end)
+        if call[STREAM] != 0:
+            fence()
 
     return work(body)
 
@@ -71,7 +73,7 @@ def solve(
         call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out,
         settings, kind, tuning,
     )  # fmt: skip
-    call_work(function, call, numbers, GROUPS if tuning[3] else ROWS, 0, steps[0])
+    call_work(function, call, numbers, GROUPS if tuning[2] else ROWS, 0, steps[0])
 
 
 @serial
@@ -91,7 +93,7 @@ def solve_plain(function, x, g, targets, losses, ignore_index):
     fill_blocks(
         call, numbers, x, g, matrix, (len(targets), x.strides[0], g.strides[0], 0), integers, targets, ignore_index,
         nothing, (nothing, nothing, nothing), (losses, nothing, nothing, nothing), (integers, integers, integers),
-        (0.0, 0.0, 0.0, 1.0, scale, 0.0, 1.0), GRADIENTS, (0, 0, 0, narrow),
+        (0.0, 0.0, 0.0, 1.0, scale, 0.0, 1.0), GRADIENTS, (0, 0, narrow),
     )  # fmt: skip
     call_work(function, call, numbers, GROUPS if narrow else ROWS, 0, len(targets))
     return -1, sum_rows(losses) / n_valid if n_valid > 0 else np.nan
@@ -104,7 +106,7 @@ def solve_parallel(
 ):  # fmt: skip
     """Blocks of rows shared by the threads; or, if ``wide``, the chunks of all rows."""
     n_rows = steps[0]
-    step, n_items, n_parts, n_plans = GROUPS if tuning[3] else ROWS, n_rows, 0, 0
+    step, n_items, n_parts, n_plans = GROUPS if tuning[2] else ROWS, n_rows, 0, 0
     if wide:
         step, n_items = LOOK, n_rows * ((x.shape[1] + CHUNK - 1) // CHUNK)
         n_parts, n_plans = PART * n_items, PLAN * n_rows

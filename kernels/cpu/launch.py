@@ -27,12 +27,12 @@ class Limits(NamedTuple):
 
     serial: int  # elements: below, waking the threads costs more than they save
     block: int  # elements: what a thread takes at a time
-    resident: int  # bytes of a row: up to here, the next row is fetched while this one's gradient is written
-    ahead: int  # elements: beyond that, how far ahead in the same row
+    fetch: int  # bytes: how far ahead of what is read memory is asked for
+    stream: int  # bytes of logits: from here on, gradients go past the caches
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
 
 
-LIMITS = Limits(serial=20_000, block=1 << 16, resident=1 << 18, ahead=CHUNK, even=4)
+LIMITS = Limits(serial=20_000, block=1 << 16, fetch=1 << 15, stream=1 << 26, even=4)
 
 
 class Memory(NamedTuple):
@@ -122,12 +122,8 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
     if x_step is None or g_step is None or q_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q)])
         x_step = g_step = q_step = 0
-    if narrow:
-        tuning = (0, 0, 0, True)
-    elif n_classes * dtype.itemsize <= LIMITS.resident:
-        tuning = (1, 0, x_step, False) if grad is not None else (0, min(n_classes, CHUNK), 0, False)
-    else:
-        tuning = (int(grad is not None), LIMITS.ahead, 0, False)
+    streamed = grad is not None and grad is not logits and logits.nbytes >= LIMITS.stream
+    tuning = (int(streamed), _fetched(x_step, n_classes * dtype.itemsize), narrow)
     x = _first_row(logits, view)
     args = (
         _work(dtype),
@@ -170,6 +166,13 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
     elif not wide:
         block = min(block, -(-n_rows // (2 * n_threads)))
     threads.run(kernels.solve_parallel, kernels.solve, *args, extra=(1 if wide else block, wide))
+
+
+def _fetched(step: int, row_bytes: int) -> int:
+    """Bytes from what is read to what is asked for: in the row itself, or the same place of a later row."""
+    if row_bytes >= LIMITS.fetch or step == 0:
+        return LIMITS.fetch
+    return step * -(-LIMITS.fetch // abs(step))
 
 
 def _step(array: Array) -> int | None:

@@ -41,6 +41,7 @@ class Format(NamedTuple):
     limit: float  # |K| up to which one fused multiply-add leaves f exact
     tiny: float  # a sum of powers divided by more than this does not overflow
     saturated: float  # tanh(v) == 1 from here on
+    unit: float  # relative rounding of a number, and a little more
     root: int  # the bits of sqrt(1/2)
     log2e_rest: float  # log2(e) less its nearest number of this type
     exp2: tuple[float, ...]
@@ -55,6 +56,7 @@ FLOAT32 = Format(
     limit=2.0**16,
     tiny=2.0**-100,
     saturated=10.0,
+    unit=2.0**-22,
     root=int(np.float32(0.5**0.5).view(np.int32)),
     log2e_rest=LOG2E - float(np.float32(LOG2E)),
     exp2=(
@@ -82,6 +84,7 @@ FLOAT64 = Format(
     limit=2.0**40,
     tiny=2.0**-900,
     saturated=20.0,
+    unit=2.0**-50,
     root=int(np.float64(0.5**0.5).view(np.int64)),
     log2e_rest=LOG2E_REST,
     exp2=(

@@ -1,23 +1,30 @@
 """First look at a row: what the loss, and the scale of the gradient, follow from.
 
-A row is taken in chunks, and the chunks' findings are merged in order. A chunk's findings depend on nothing outside it:
+A row is taken in chunks, and the chunks' findings are merged in order. A chunk's findings depend on nothing outside it,
 so that threads may share the chunks of a row, and whoever computes them gives the same bits.
+
+The largest class is left out of the sum: of a row that is sure of one class, what matters is all the others, and next
+to 1 they would be rounded away. It is left out by its value, equals too, which are counted: no loop needs to know where
+it is, nor where the target is.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from .call import FETCH_AHEAD, FETCH_GRADIENT, N_CLASSES, NO_TARGET, NONE, UNIT, options_of
+from .call import FETCH, N_CLASSES, NONE, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
-from .maths import LN2, constants, power
+from .maths import LN2, constants, power_parts
 from .simd import (
+    above_or_nan,
+    absolute,
     advance,
     apart,
+    extract,
+    fma,
     iota,
     item_bytes,
     lanes,
@@ -26,9 +33,6 @@ from .simd import (
     load_part,
     power_of_two,
     prefetch,
-    prefetch_write,
-    store,
-    store_part,
     total,
     where,
     widen,
@@ -38,142 +42,169 @@ from .simd import (
 
 CHUNK = 8192  # classes a chunk: 32 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
-WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
-EMPTY = -1e300  # the power of two of a chunk in which every power is 0
 
 
 class Stats(NamedTuple):
-    """What is known of some classes of a row. ``v`` and ``z``: see ``call.Options``; here ``v`` is less ``base``."""
+    """What is known of some classes of a row. ``v`` and ``z``: see ``call.Options``."""
 
+    top: float  # the largest sign * v
+    power: float  # K, whole: powers are of 2**((z - unit * base) * log2(e) - K)
     base: float  # what is taken from v before anything else: 0 unless the logits are huge
-    power: float  # K, whole: sums are of 2**(z * log2(e) - K)
-    others: float  # sum over the classes, the target's left out
-    top: float  # the largest sign * v, the last three only where ``plain`` is not set
-    linear: float  # sum of c_j * (sign * v_j - top), c_j the spread weights
+    ties: float  # how many classes are at the top
+    rest: float  # sum of the powers of the others
+    linear: float  # sum of c_j * (sign * v_j - top), c_j the spread weights; with the next, only where there are any
     spread: float  # sum of c_j
 
 
 @inline
-def _whole_vectors(x, g, begin, end, o, magic, keep, fetch, ahead):
-    """Sum of the powers of classes ``begin`` to ``end``, a whole number of vectors without the target among them.
-
-    Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody. (In the
-    search for the maximum, 32,000 classes reached 0.63 of the copy's speed instead of 0.73.)
-    """
-    s = zeros64(x)
-    for q in range(begin, end, BLOCK):
-        block = zeros(x)
-        for j in range(q, min(q + BLOCK, end), lanes(x)):
-            if fetch:
-                prefetch_write(g, j + WRITE_AHEAD)
-            if ahead != 0:
-                prefetch(x, j + ahead)
-            _, e = power(load(x, j), o.hi, o.lo, magic)
-            if keep:
-                store(g, j, e)
-            block = block + e
-        s = s + widen(block)
-    return s
-
-
-@inline
-def _edge_vector(x, g, j, n, y, o, magic, keep):
-    """Powers of the classes from ``j`` on, ``n`` at most, 0 for the target."""
-    _, e = power(load_part(x, j, n - j), o.hi, o.lo, magic)
-    if keep:
-        store_part(g, j, n - j, e)
-    column = iota(e)
-    return widen(where((column < n - j) & (column != y - j), e, 0.0))
-
-
-@inline
-def _plain_sum(x, g, n, y, o, magic, keep, fetch, ahead):
-    """``others`` of a chunk, for rows without softcap and spread target."""
+def _largest_logit(x, n, order):
+    """The largest ``order * x`` of ``n`` classes."""
     width = lanes(x)
     whole = n // width * width
-    at_target = y // width * width if y != NO_TARGET else whole
-    s = zeros64(x)
-    begin, end = 0, min(at_target, whole)
-    for _ in range(2):  # before and behind the vector with the target
-        s = s + _whole_vectors(x, g, begin, end, o, magic, keep, fetch, ahead)
-        begin, end = at_target + width, whole
-    if at_target < n:
-        s = s + _edge_vector(x, g, at_target, min(n, at_target + width), y, o, magic, keep)
-    if at_target < whole < n:
-        s = s + _edge_vector(x, g, whole, n, y, o, magic, keep)
-    return total(s)
+    lowest = zeros(x) - np.inf
+    top, b, c, d = lowest, lowest, lowest, lowest
+    if order == 1.0:
+        j = 0
+        while j + 4 * width <= n:  # four at a time: each waits for its own last one alone
+            v, v1, v2, v3 = load(x, j), load(x, j + width), load(x, j + 2 * width), load(x, j + 3 * width)
+            top, b = where(v > top, v, top), where(v1 > b, v1, b)
+            c, d = where(v2 > c, v2, c), where(v3 > d, v3, d)
+            j += 4 * width
+        for i in range(j, whole, width):
+            v = load(x, i)
+            top = where(v > top, v, top)
+        top, c = where(b > top, b, top), where(d > c, d, c)
+        top = where(c > top, c, top)
+    else:
+        for i in range(0, whole, width):
+            v = load(x, i) * order
+            top = where(v > top, v, top)
+    v = load_part(x, whole, n - whole) * order
+    top = where((iota(v) < n - whole) & (v > top), v, top)
+    return largest(top)
 
 
 @inline
-def _general_sum(x, g, n, y, o, magic, base, top, keep, weight, q):
-    """As ``_plain_sum`` for every option; also the sums over the spread weights."""
-    s, linear, spread = zeros64(x), zeros64(x), zeros64(x)
+def _add(v, inside, o, magic, mark, s, ties):
+    """Add the powers of a vector's classes to ``s``, and those at the top to ``ties``."""
+    t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
+    at_top = v == mark
+    s = where(above_or_nan(t, constants(v).zero) & (v != mark) & inside, s + fma(scale, r, scale), s)
+    return s, where(at_top & inside, ties + 1.0, ties)
+
+
+@inline
+def _even(x, n, o, magic, mark, fetch):
+    """``rest``, ``ties`` and the sum of ``v - mark`` of ``n`` classes, for rows that need no more than that.
+
+    Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody.
+    """
+    width = lanes(x)
+    whole = n // width * width
+    s, linear, ties = zeros64(x), zeros64(x), zeros(x)
+    everywhere = ties == ties
+    if o.spread == NONE:
+        for q in range(0, whole, BLOCK):
+            block = zeros(x)
+            for j in range(q, min(q + BLOCK, whole), width):
+                prefetch(advance(x, fetch), j)
+                block, ties = _add(load(x, j), everywhere, o, magic, mark, block, ties)
+            s = s + widen(block)
+    else:
+        for q in range(0, whole, BLOCK):
+            block, below = zeros(x), zeros(x)
+            for j in range(q, min(q + BLOCK, whole), width):
+                prefetch(advance(x, fetch), j)
+                v = load(x, j)
+                block, ties = _add(v, everywhere, o, magic, mark, block, ties)
+                below = below + (v - mark)
+            s, linear = s + widen(block), linear + widen(below)
+    v = load_part(x, whole, n - whole)
+    inside = iota(v) < n - whole
+    block, ties = _add(v, inside, o, magic, mark, zeros(x), ties)
+    linear = linear + widen(where(inside, v - mark, 0.0))
+    below = total(linear) if o.spread != NONE else 0.0
+    return total(s + widen(block)), np.float64(total(ties)), below
+
+
+@inline
+def _general(x, n, o, magic, base, mark, weight, q):
+    """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
+    s, linear, spread, ties = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     for first in range(0, n, BLOCK):
-        s_block, linear_block, spread_block = zeros(x), zeros(x), zeros(x)
+        block, linear_block, spread_block = zeros(x), zeros(x), zeros(x)
         for j in range(first, min(n, first + BLOCK), lanes(x)):
-            v = value(load_part(x, j, n - j), o, base)
-            _, e = power(v, o.hi, o.lo, magic)
-            if keep:
-                store_part(g, j, n - j, e)
-            column = iota(e)
-            inside = column < n - j
-            s_block = s_block + where(inside & (column != y - j), e, 0.0)
+            v = value(load_part(x, j, n - j), o) - base
+            inside = iota(v) < n - j
+            block, ties = _add(v, inside, o, magic, mark, block, ties)
             if o.spread != NONE:
                 c = where(inside, spread_weights(x, weight, q, j, n - j, o), 0.0)
-                linear_block = linear_block + times(c, v * o.sign - top)
+                linear_block = linear_block + times(c, (v - mark) * o.sign)
                 spread_block = spread_block + c
-        s, linear, spread = s + widen(s_block), linear + widen(linear_block), spread + widen(spread_block)
-    return total(s), total(linear), total(spread)
-
-
-@inline
-def _top(x, n, o):
-    """The largest ``sign * v`` of ``n`` classes."""
-    whole = n // lanes(x) * lanes(x)
-    top = zeros(x) - np.inf
-    if o.softcap == 0.0:
-        for j in range(0, whole, lanes(x)):
-            u = load(x, j) * o.sign
-            top = where(u > top, u, top)
-    else:
-        for j in range(0, whole, lanes(x)):
-            u = value(load(x, j), o, 0.0) * o.sign
-            top = where(u > top, u, top)
-    u = value(load_part(x, whole, n - whole), o, 0.0) * o.sign
-    top = where((iota(u) < n - whole) & (u > top), u, top)
-    return np.float64(largest(top))
+        s, linear, spread = s + widen(block), linear + widen(linear_block), spread + widen(spread_block)
+    return total(s), np.float64(total(ties)), total(linear), total(spread)
 
 
 @device
-def chunk_stats(call, numbers, x, g, q, weight, n, y, keep):
-    """``Stats`` of ``n`` classes from ``x`` on, with the target at ``y`` (or outside); ``keep`` the powers in ``g``."""
+def chunk_top(call, numbers, x, n):
+    """The largest ``sign * v`` of ``n`` classes from ``x`` on."""
+    apart()
+    o = options_of(call, numbers)
+    # (the softcap grows with the logit: the largest of the one is that of the other)
+    logit = _largest_logit(x, n, o.order) * o.order
+    return extract(value(zeros(x) + logit, o), 0) * o.sign
+
+
+@inline
+def shift_of(top, o):
+    """The shift of rows, or chunks, with that largest ``sign * v``: see maths.py. Gives K and ``base``.
+
+    Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
+    """
+    c = constants(top)
+    huge = absolute(top * o.hi) > c.limit
+    k = fma(top, abs(o.hi), c.zero) - c.zero
+    return where(huge | (k != k), 0.0, k), where(huge & (absolute(top) < np.inf), top * o.sign, 0.0)
+
+
+@device
+def chunk_sums(call, numbers, x, q, weight, n, top):
+    """``Stats`` of ``n`` classes from ``x`` on, of which ``top`` is the largest ``sign * v``."""
     apart()
     o, c = options_of(call, numbers), constants(zeros(x))
-    y = y if 0 <= y < n else NO_TARGET
-    top = _top(x, n, o)
-    k, base = np.rint(top * abs(o.hi)), 0.0
-    if abs(k) > c.limit:
-        # Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
-        k, base = 0.0, top * o.sign if abs(top) < np.inf else 0.0
-    if k != k:
-        k = 0.0
-    linear, spread = 0.0, 0.0
-    if o.plain and base == 0.0:
-        others = _plain_sum(x, g, n, y, o, c.one - k, keep, call[FETCH_GRADIENT] != 0, call[FETCH_AHEAD])
-    else:
-        shifted = top - base * o.sign if top > -np.inf else 0.0
-        others, linear, spread = _general_sum(x, g, n, y, o, c.one - k, base, shifted, keep, weight, q)
-    if top == -np.inf and others == 0.0:
-        k = EMPTY
-    return Stats(base, k, others, top, linear, spread)
+    powers, bases = shift_of(zeros(x) + top, o)
+    k, base, mark = np.float64(extract(powers, 0)), np.float64(extract(bases, 0)), top * o.sign
+    magic = c.one - k
+    if o.even and base == 0.0:
+        rest, ties, linear = _even(x, n, o, magic, mark, call[FETCH])
+        return Stats(top, k, base, ties, rest, times_scalar(o.share, linear * o.sign), o.share * n)
+    rest, ties, linear, spread = _general(x, n, o, magic, base, mark - base, weight, q)
+    return Stats(top, k, base, ties, rest, linear, spread)
+
+
+@inline
+def times_scalar(c, a):
+    """``c * a`` with ``0 * anything = 0``."""
+    return c * a if c != 0.0 else 0.0
+
+
+@inline
+def _sum_of(a, k, base, o, like):
+    """All powers of ``a``, those at the top too, as powers with another K and ``base``."""
+    if a.top == -np.inf:
+        return a.rest  # 0, or NaN
+    c = constants(like)
+    _, scale, r = power_parts(like + (a.top * o.sign - a.base), o.hi, o.lo, c.one - a.power, 0.0)
+    at_top = np.float64(extract(scale, 0)) * (1.0 + np.float64(extract(r, 0)))
+    return (a.ties * at_top + a.rest) * relative(a.base, a.power, base, k, o.unit)
 
 
 @inline
 def relative(base, k, to_base, to_k, unit):
-    """What sums of powers with one base and K are multiplied with to have another base and K."""
+    """What a power with ``base`` and ``k`` is as a power with the other two (that is no smaller)."""
     if base == to_base:
         return power_of_two(k - to_k)
-    return math.exp(unit * (base - to_base) + (k - to_k) * LN2)
+    return np.exp((base - to_base) * unit + (k - to_k) * LN2)
 
 
 @inline
@@ -183,43 +214,32 @@ def _about(top, linear, spread, middle):
 
 
 @inline
-def merged(a, b, unit):
+def merged(a, b, o, like):
     """``Stats`` of two parts of a row together."""
-    top, base, k = max(a.top, b.top), a.base, a.power
-    if b.power + b.base * unit / LN2 > a.power + a.base * unit / LN2:
-        base, k = b.base, b.power
-    others = a.others * relative(a.base, a.power, base, k, unit) + b.others * relative(b.base, b.power, base, k, unit)
-    linear = _about(top, a.linear, a.spread, a.top) + _about(top, b.linear, b.spread, b.top)
-    return Stats(base, k, others, top, linear, a.spread + b.spread)
+    if b.top > a.top:
+        a, b = b, a
+    if a.top == b.top:
+        ties, rest = a.ties + b.ties, a.rest + b.rest
+    else:
+        ties, rest = a.ties, a.rest + _sum_of(b, a.power, a.base, o, like)
+    linear = a.linear + _about(a.top, b.linear, b.spread, b.top)
+    return Stats(a.top, a.power, a.base, ties, rest, linear, a.spread + b.spread)
 
 
 @inline
-def chunk_at(call, numbers, x, g, q, weight, c, y, keep):
+def chunk_at(call, numbers, x, q, weight, c):
     """``Stats`` of the row's chunk that starts at class ``c``."""
-    return chunk_stats(
-        call,
-        numbers,
-        advance(x, c * item_bytes(x)),
-        advance(g, c * item_bytes(g)),
-        advance(q, c * item_bytes(q)),
-        advance(weight, c * item_bytes(weight)),
-        min(call[N_CLASSES] - c, CHUNK),
-        y - c,
-        keep,
-    )
+    n, x_c = min(call[N_CLASSES] - c, CHUNK), advance(x, c * item_bytes(x))
+    q_c, weight_c = advance(q, c * item_bytes(q)), advance(weight, c * item_bytes(weight))
+    return chunk_sums(call, numbers, x_c, q_c, weight_c, n, np.float64(chunk_top(call, numbers, x_c, n)))
 
 
 @device
-def row_stats(call, numbers, x, g, q, weight, y, shifts):
-    """``Stats`` of a whole row. Unless ``shifts[0]`` is 0, powers are kept in ``g``, and their shifts behind it."""
+def row_stats(call, numbers, x, q, weight):
+    """``Stats`` of a whole row of several chunks."""
     apart()
-    keep = shifts[0] != 0.0
-    found = chunk_at(call, numbers, x, g, q, weight, 0, y, keep)
-    if keep:
-        shifts[1], shifts[2] = found.base, found.power
+    o = options_of(call, numbers)
+    found = chunk_at(call, numbers, x, q, weight, 0)
     for c in range(CHUNK, call[N_CLASSES], CHUNK):
-        part = chunk_at(call, numbers, x, g, q, weight, c, y, keep)
-        if keep:
-            shifts[1 + c // CHUNK * 2], shifts[2 + c // CHUNK * 2] = part.base, part.power
-        found = merged(found, part, numbers[UNIT])
+        found = merged(found, chunk_at(call, numbers, x, q, weight, c), o, zeros(x))
     return found

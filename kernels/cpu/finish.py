@@ -1,0 +1,217 @@
+"""The ends of rows: losses, what else a row has one of, and the plan of its gradient; row r in lane r.
+
+A logarithm or a quotient takes as long for one row as for sixteen. So whatever looks at the classes, be it the rows one
+by one, across the lanes, or shared by threads, leaves what it found in a lane of a small table, and the formulas are
+computed here, for all of them at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .call import (
+    ARGMAX,
+    CE_SCALE,
+    CORRECT,
+    ENTROPY,
+    GRADIENT,
+    GRADIENTS,
+    IGNORE_INDEX,
+    KIND,
+    LOG_SOFTMAX,
+    LOSS,
+    LSE,
+    LSE_IN,
+    NONE,
+    RANK,
+    SAMPLE_WEIGHT,
+    TARGET_PROB,
+    TARGETS,
+    UPSTREAM,
+    Z_LOSS,
+    ZL_RATIO,
+    ZL_SCALE,
+    options_of,
+)
+from .compile import device, inline
+from .element import times
+from .maths import LN2, LOG2E, LOG2E_REST, constants, log, log1p, power, power_parts
+from .simd import (
+    absolute,
+    apart,
+    arithmetic_at,
+    fma,
+    lanes,
+    load,
+    load_part,
+    narrow,
+    pointer_at,
+    store,
+    store_part,
+    to_lanes,
+    where,
+    widen,
+    zeros,
+)
+
+# The table: a vector each. What is found in a row first, as in ``stats.Stats`` ...
+(
+    TOP, POWER, BASE, TIES, REST, LINEAR, SPREAD,
+    TARGET,  # v of the target
+    WEIGHT_Y,  # its class weight
+    SHARE_Y,  # its spread weight
+    WINNER, ABOVE,  # argmax and rank
+    DISTANCE,  # sum of the powers, each times how far z lies below the top (for the entropy)
+    # ... then the plan of the gradient, factor * 2**((z - base * unit) * log2(e) - K) - scale * c_j:
+    FACTOR,  # rounded to the arithmetic type (for ``log_softmax``: what is subtracted from z after the top)
+    LEFT,  # what that left out, relative to it
+    SCALE,
+    AT_TARGET,  # the gradient of the target class
+    FIELDS,
+) = range(18)  # fmt: skip
+
+
+@inline
+def cleared(table, x):
+    """The table, which is ``lane_buffer(x, FIELDS)`` in the function that uses it, all 0."""
+    for field in range(FIELDS):
+        store(table, field * lanes(x), zeros(x))
+    return table
+
+
+@inline
+def _of_rows(call, field, x, first, n):
+    """An optional number a row, in the lanes; 1 where there is none."""
+    return load_part(arithmetic_at(call[field], x), first, n) if call[field] != 0 else zeros(x) + 1.0
+
+
+@inline
+def _write(call, field, x, first, n, ignored, v):
+    """An output with one number a row, if it is wanted."""
+    if call[field] != 0:
+        store_part(arithmetic_at(call[field], x), first, n, where(ignored, 0.0, v))
+
+
+@inline
+def _write_classes(call, first, n, table, width):
+    """The outputs that are about classes."""
+    for r in range(n):
+        y = pointer_at(call[TARGETS], np.int64)[first + r] if call[TARGETS] != 0 else 0
+        ignored = call[TARGETS] != 0 and y == call[IGNORE_INDEX]
+        winner = np.int64(-1) if ignored else np.int64(table[WINNER * width + r])
+        if call[ARGMAX] != 0:
+            pointer_at(call[ARGMAX], np.int64)[first + r] = winner
+        if call[CORRECT] != 0:
+            pointer_at(call[CORRECT], np.uint8)[first + r] = np.uint8(not ignored and winner == y)
+        if call[RANK] != 0:
+            above = np.int64(0) if ignored else np.int64(table[ABOVE * width + r])
+            pointer_at(call[RANK], np.int64)[first + r] = above
+
+
+@inline
+def _power64(v, o, magic):
+    """``2**(...)`` of one v a lane, in float64: not rounded to the arithmetic type yet."""
+    t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
+    gone = t <= constants(v).zero
+    scale, r = widen(where(gone, 0.0, scale)), widen(where(gone, 0.0, r))
+    return fma(scale, r, scale)
+
+
+@inline
+def _nll(others, e_y, v_y, k, total, o):
+    """``L - z_y``. Where the target's power is 0, from the exponents, whose difference is exact."""
+    c = constants(v_y)
+    minus_n = c.zero - fma(v_y, o.hi, c.zero)
+    f = fma(v_y, o.lo, fma(v_y, o.hi, minus_n))
+    far = fma((k + minus_n) - f, LN2, log(total))
+    # Beyond what the exponents can hold, -inf too, the target's own logit is all that counts.
+    far = where(absolute(v_y) * abs(o.hi) > c.limit, k * LN2 - v_y * o.unit, far)
+    return where(e_y > c.tiny, log1p(others / e_y), far)
+
+
+@device
+def finish(call, numbers, x, first, n, table):
+    """Write all of rows ``first`` to ``first + n`` but their gradients, and plan these."""
+    apart()
+    o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
+    c, z_loss = constants(zero), numbers[Z_LOSS]
+    top, k, base = load(table, TOP * width), load(table, POWER * width), load(table, BASE * width)
+    ties, rest = load(table, TIES * width), load(table, REST * width)
+    v_y, spread = load(table, TARGET * width), load(table, SPREAD * width)
+    magic = c.one - k
+    ignored = zero != zero
+    if call[TARGETS] != 0:
+        ignored = to_lanes(x, pointer_at(call[TARGETS], np.int64), first, n) == call[IGNORE_INDEX]
+    if call[ARGMAX] + call[CORRECT] + call[RANK] != 0:
+        _write_classes(call, first, n, table, width)
+
+    # Sums of powers, in float64: of all, and of all but the target, in which nothing is rounded away.
+    e_top = _power64(top * o.sign - base, o, magic)
+    total = widen(ties) * e_top + widen(rest)
+    e_y, e_y64, others, w_y = zero, e_top, total, zero
+    if call[TARGETS] != 0:
+        e_y64 = _power64(v_y - base, o, magic)
+        others = where(v_y == top * o.sign, (widen(ties) - 1.0) * e_top + widen(rest), total - e_y64)
+        w_y = load(table, WEIGHT_Y * width)
+        e_y = narrow(x, e_y64)
+    proper = total > 0.0  # neither NaN nor all -inf
+    nan = where(proper, zero, np.nan)
+    on_target = w_y * o.keep
+
+    lse = widen(zero)
+    if call[LSE] + call[LSE_IN] != 0 or z_loss != 0.0:
+        lse = fma(widen(k), LN2, log(total)) + widen(base) * o.unit
+    log_top = zero  # L less the largest z
+    if o.spread != NONE or call[ENTROPY] != 0 or call[KIND] == LOG_SOFTMAX:
+        log_top = log1p((ties - 1.0) + rest / narrow(x, e_top))
+    sample = _of_rows(call, SAMPLE_WEIGHT, x, first, n)
+    if call[LOSS] != 0:
+        loss = times(on_target, _nll(narrow(x, others), e_y, v_y - base, k, narrow(x, total), o))
+        if o.spread != NONE:
+            loss = loss + times(spread, log_top) - load(table, LINEAR * width) * abs(o.unit)
+        if z_loss != 0.0:
+            loss = loss + narrow(x, lse * lse * (z_loss * numbers[ZL_RATIO]))
+        _write(call, LOSS, x, first, n, ignored, loss * sample + nan)
+    if call[LSE] != 0:
+        improper = where(total == 0.0, zero - np.inf, where(top == np.inf, top, np.nan))
+        _write(call, LSE, x, first, n, ignored, where(proper, narrow(x, lse), improper))
+    _write(call, TARGET_PROB, x, first, n, ignored, narrow(x, e_y64 / total) + nan)
+    if call[ENTROPY] != 0:
+        distance = load(table, DISTANCE * width) / narrow(x, total)
+        _write(call, ENTROPY, x, first, n, ignored, log_top + distance * abs(o.unit) + nan)
+    if call[GRADIENT] == 0:
+        return
+
+    if call[KIND] == LOG_SOFTMAX:
+        store(table, FACTOR * width, log_top + nan)
+        return
+    p_y = e_y64 / total
+    p_others = others / total
+    if call[LSE_IN] != 0:
+        # An lse of more classes than these (a part of a vocabulary) makes their probabilities smaller. One that is the
+        # row's own, up to its rounding, is not as exact as what was found here.
+        given = widen(load_part(arithmetic_at(call[LSE_IN], x), first, n))
+        one = constants(given).one
+        apart_from_base = given - widen(base) * o.unit - widen(k) * LN2
+        apart_from_base = where(apart_from_base > 600.0, 600.0, apart_from_base)  # whose power is all but infinite
+        own = absolute(given - lse) <= (absolute(lse) + 1.0) * c.unit
+        total = where(own, total, power(apart_from_base, LOG2E, LOG2E_REST, one)[1])
+        p_y = e_y64 / total
+        p_others = where(own, p_others, 1.0 - p_y)
+    row = widen(sample * _of_rows(call, UPSTREAM, x, first, n)) * o.slope
+    scale = row * numbers[CE_SCALE]
+    even = scale * widen(spread)
+    if z_loss != 0.0:
+        even = even + row * (numbers[ZL_SCALE] * 2.0 * z_loss) * lse
+    hit = scale * widen(on_target)
+    exact = (hit + even if call[KIND] == GRADIENTS else widen(zero) + 1.0) / total + widen(nan)
+    factor = narrow(x, exact)
+    left = narrow(x, exact - widen(factor)) / factor
+    store(table, FACTOR * width, factor)
+    store(table, LEFT * width, where(left == left, left, 0.0))
+    store(table, SCALE * width, narrow(x, scale))
+    # p_y - 1 as -(sum of the others) / sum: exact for the most confident row
+    at_target = even * p_y - hit * p_others - scale * widen(load(table, SHARE_Y * width))
+    if o.capped:
+        at_target = at_target * (1.0 - widen(v_y) * widen(v_y))
+    store(table, AT_TARGET * width, narrow(x, at_target) + nan)
