@@ -1,4 +1,4 @@
-"""The short way of small calls: plain arrays and no options, where Python would take longer than the kernel.
+"""The short way of plain calls: C-contiguous arrays and no options. Of small ones, Python takes longer than the kernel.
 
 It only recognises what needs no second look, and leaves everything else, every error among it, to `problem.py`.
 """
@@ -15,19 +15,18 @@ from .reduction import Scalar
 
 _SCALARS: dict[Any, Callable[[float], Scalar]] = {np.dtype(t): t for t in (np.float32, np.float64)}
 _INT64 = np.dtype(np.int64)
-_MAX_SIZE = 20_000  # logits: where threads begin to pay, see kernels/cpu/launch.py
 _IGNORE_INDEX = -100
 
 _plain: Any = None  # `plain` of kernels/cpu/launch.py, imported by the first call: an import takes 2 µs even if done
 
 
 def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tuple[Scalar, Array | None] | None:
-    """Give mean loss and gradient of a plain small call, or None if this is not one."""
+    """Give mean loss and gradient of a plain call, or None if this is not one."""
     if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
         return None
     dtype, shape = logits.dtype, logits.shape
     to_scalar = _SCALARS.get(dtype)
-    if to_scalar is None or len(shape) != 2 or not 0 < logits.size <= _MAX_SIZE or not logits.flags.carray:
+    if to_scalar is None or len(shape) != 2 or logits.size == 0 or not logits.flags.carray:
         return None
     if targets.dtype is not _INT64 or targets.shape != shape[:1] or not targets.flags.carray:
         return None

@@ -40,8 +40,10 @@ from .simd import (
     absolute,
     apart,
     arithmetic_at,
+    count_true,
     fma,
     lanes,
+    lanes_of,
     load,
     load_part,
     narrow,
@@ -119,14 +121,19 @@ def _power64(v, o, magic):
 
 @inline
 def _nll(others, e_y, v_y, k, total, o):
-    """``L - z_y``. Where the target's power is 0, from the exponents, whose difference is exact."""
+    """``L - z_y``."""
     c = constants(v_y)
+    near = e_y > c.tiny
+    nll = log1p(others / e_y)
+    if count_true(near) == lanes_of(v_y):
+        return nll
+    # Where the target's power is 0, from the exponents, whose difference is exact.
     minus_n = c.zero - fma(v_y, o.hi, c.zero)
     f = fma(v_y, o.lo, fma(v_y, o.hi, minus_n))
     far = fma((k + minus_n) - f, LN2, log(total))
     # Beyond what the exponents can hold, -inf too, the target's own logit is all that counts.
     far = where(absolute(v_y) * abs(o.hi) > c.limit, k * LN2 - v_y * o.unit, far)
-    return where(e_y > c.tiny, log1p(others / e_y), far)
+    return where(near, nll, far)
 
 
 @device
@@ -185,8 +192,8 @@ def finish(call, numbers, x, first, n, table):
     if call[KIND] == LOG_SOFTMAX:
         store(table, FACTOR * width, log_top + nan)
         return
-    p_y = e_y64 / total
-    p_others = others / total
+    inverse = 1.0 / total
+    p_y, p_others = e_y64 * inverse, others * inverse
     if call[LSE_IN] != 0:
         # An lse of more classes than these (a part of a vocabulary) makes their probabilities smaller. One that is the
         # row's own, up to its rounding, is not as exact as what was found here.
@@ -195,8 +202,8 @@ def finish(call, numbers, x, first, n, table):
         apart_from_base = given - widen(base) * o.unit - widen(k) * LN2
         apart_from_base = where(apart_from_base > 600.0, 600.0, apart_from_base)  # whose power is all but infinite
         own = absolute(given - lse) <= (absolute(lse) + 1.0) * c.unit
-        total = where(own, total, power(apart_from_base, LOG2E, LOG2E_REST, one)[1])
-        p_y = e_y64 / total
+        inverse = where(own, inverse, 1.0 / power(apart_from_base, LOG2E, LOG2E_REST, one)[1])
+        p_y = e_y64 * inverse
         p_others = where(own, p_others, 1.0 - p_y)
     row = widen(sample * _of_rows(call, UPSTREAM, x, first, n)) * o.slope
     scale = row * numbers[CE_SCALE]
@@ -204,7 +211,7 @@ def finish(call, numbers, x, first, n, table):
     if z_loss != 0.0:
         even = even + row * (numbers[ZL_SCALE] * 2.0 * z_loss) * lse
     hit = scale * widen(on_target)
-    exact = (hit + even if call[KIND] == GRADIENTS else widen(zero) + 1.0) / total + widen(nan)
+    exact = (hit + even if call[KIND] == GRADIENTS else widen(zero) + 1.0) * inverse + widen(nan)
     factor = narrow(x, exact)
     left = narrow(x, exact - widen(factor)) / factor
     store(table, FACTOR * width, factor)

@@ -19,6 +19,7 @@ from numba import types
 from ..task import Array, Task
 from . import kernels, threads
 from .call import GRADIENTS
+from .narrow import MAX_CLASSES
 from .stats import CHUNK
 
 
@@ -78,7 +79,7 @@ def run(task: Task, kind: int = GRADIENTS) -> None:
     """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be."""
     x, grad, q = task.logits, task.grad, task.probabilities
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
-    narrow = kernels.is_narrow(x.size // x.shape[-1], x.shape[-1])
+    narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1])
     if (
         _adjacent(x)
         and (grad is None or _adjacent(grad))
@@ -90,15 +91,60 @@ def run(task: Task, kind: int = GRADIENTS) -> None:
 
 
 def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) -> tuple[int, float]:
-    """Mean loss of a small call without options, all in one step: see ``kernels.solve_plain``.
+    """Mean loss of a call without options, all in one step: see ``kernels.solve_plain``.
 
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C) and gradient, int64 targets (N,).
     """
+    n_rows, n_classes = logits.shape
     memory = memory_of(logits.dtype)
-    losses = np.empty(len(targets), memory.view)
-    g = memory.no_gradient if grad is None else grad
-    result: tuple[int, float] = kernels.solve_plain(_work(logits.dtype), logits, g, targets, losses, ignore_index)
+    step, block = _shares(n_rows, n_classes, _is_narrow(n_rows, n_classes))
+    streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
+    args = (
+        _work(logits.dtype),
+        step,
+        block,
+        logits,
+        memory.no_gradient if grad is None else grad,
+        targets,
+        np.empty(n_rows, memory.view),
+        ignore_index,
+        (int(streamed), _fetched(logits.strides[0], logits.strides[0])),
+    )
+    if block == 0:
+        result: tuple[int, float] = kernels.solve_plain(*args)
+    else:
+        result = threads.run(kernels.solve_plain_shared, kernels.solve_plain, args, _alone(args))
     return result
+
+
+def _is_narrow(n_rows: int, n_classes: int) -> bool:
+    """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
+
+    classes       100   128   192   256   512
+    a lane each   134   168   256   347
+    one by one    409   398   434   467   643
+
+    With fewer rows than lanes, most lanes do nothing.
+    """
+    return n_classes <= 16 or (n_classes <= MAX_CLASSES and n_rows >= 8)
+
+
+def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:
+    """Give the step of ``kernels.work_on`` and how many rows, or chunks, a thread takes at a time; 0: one thread."""
+    step = kernels.GROUPS if narrow else kernels.ROWS
+    n_threads = 1 if n_rows * n_classes < LIMITS.serial else threads.available()
+    if n_threads == 1:
+        return step, 0
+    if not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads:
+        return kernels.LOOK, 1
+    block = max(1, min(LIMITS.block // n_classes, -(-n_rows // (2 * n_threads))))
+    return step, -(-block // 16) * 16 if narrow else block  # (whole groups)
+
+
+def _alone(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments for one thread, where others may not be used."""
+    function, step, _, *others = args
+    return (function, kernels.ROWS if step == kernels.LOOK else step, 0, *others)
 
 
 def _adjacent(array: Array) -> bool:
@@ -122,11 +168,13 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
     if x_step is None or g_step is None or q_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q)])
         x_step = g_step = q_step = 0
-    streamed = grad is not None and grad is not logits and logits.nbytes >= LIMITS.stream
-    tuning = (int(streamed), _fetched(x_step, n_classes * dtype.itemsize), narrow)
+    streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
+    step, block = _shares(n_rows, n_classes, narrow)
     x = _first_row(logits, view)
     args = (
         _work(dtype),
+        step,
+        block,
         x,
         no_gradient if grad is None else x if grad is logits else _first_row(grad, view),
         no_q if q is None else _first_row(q, arithmetic),
@@ -153,19 +201,12 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
         ),
         (label_smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio),
         kind,
-        tuning,
+        (int(streamed), _fetched(x_step, n_classes * dtype.itemsize)),
     )
-    n_threads = 1 if logits.size < LIMITS.serial else threads.available()
-    if n_threads == 1:
+    if block == 0:
         kernels.solve(*args)
-        return
-    block = max(1, LIMITS.block // n_classes)
-    wide = not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads
-    if narrow:
-        block = -(-block // 16) * 16  # whole groups
-    elif not wide:
-        block = min(block, -(-n_rows // (2 * n_threads)))
-    threads.run(kernels.solve_parallel, kernels.solve, *args, extra=(1 if wide else block, wide))
+    else:
+        threads.run(kernels.solve_shared, kernels.solve, args, _alone(args))
 
 
 def _fetched(step: int, row_bytes: int) -> int:

@@ -13,6 +13,7 @@ from .call import (
     ARGMAX,
     CORRECT,
     ENTROPY,
+    FETCH,
     GRADIENT,
     GRADIENT_STEP,
     GRADIENTS,
@@ -28,8 +29,10 @@ from .call import (
     Q_STEP,
     RANK,
     TARGETS,
+    WEIGHT,
     X_STEP,
     options_of,
+    target_of,
 )
 from .compile import device, inline
 from .element import times, value
@@ -55,7 +58,7 @@ from .finish import (
     cleared,
     finish,
 )
-from .gradient import scaled_power
+from .gradient import fill, scaled_power
 from .maths import constants, power_parts
 from .simd import (
     above_or_nan,
@@ -64,17 +67,23 @@ from .simd import (
     count_true,
     fma,
     iota,
+    item_bytes,
     lane_buffer,
     lane_offsets,
     lanes,
     load,
     load_lanes,
     load_one,
+    load_rows,
+    pick,
     pointer_at,
+    prefetch,
+    prefetch_write,
     shortened,
     store,
     store_lanes,
     store_one,
+    store_rows,
     to_lanes,
     where,
     zeros,
@@ -88,12 +97,14 @@ PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
 @inline
 def _row_offsets(offsets, call, which, step, first, n, width):
     """Bytes from the first row to the row of each lane; lanes without a row of their own repeat the last one."""
+    if call[OFFSETS] != 0:
+        for r in range(width):
+            offsets[r] = pointer_at(call[OFFSETS], np.int64)[which * call[N_ROWS] + first + min(r, n - 1)]
+        return
+    at = first * call[step]
     for r in range(width):
-        i = first + min(r, n - 1)
-        if call[OFFSETS] != 0:
-            offsets[r] = pointer_at(call[OFFSETS], np.int64)[which * call[N_ROWS] + i]
-        else:
-            offsets[r] = i * call[step]
+        offsets[r] = at
+        at += call[step] if r + 1 < n else 0
 
 
 @inline
@@ -121,8 +132,30 @@ def _ranks(x, logits, n_classes, column, sign):
 
 
 @inline
-def _load_group(x, base, offsets, n_classes, buffer):
+def _one_behind_the_other(base, offsets, n, n_classes, width):
+    """Whether a whole group of the shortest rows lies in memory without a gap: two rows to a shuffle, not one."""
+    size = n_classes * item_bytes(base)
+    return (
+        n_classes <= 4
+        and n == width
+        and offsets[1] - offsets[0] == size
+        and offsets[width - 1] == offsets[0] + (width - 1) * size
+    )
+
+
+@inline
+def _load_group(x, base, offsets, n, n_classes, buffer):
     """A row a lane, transposed: class j of all rows is vector j of the buffer."""
+    if _one_behind_the_other(base, offsets, n, n_classes, lanes(x)):
+        if n_classes == 2:
+            load_rows(base, offsets[0], 2, buffer)
+        elif n_classes == 3:
+            load_rows(base, offsets[0], 3, buffer)
+        elif n_classes == 4:
+            load_rows(base, offsets[0], 4, buffer)
+        else:
+            load_rows(base, offsets[0], 1, buffer)
+        return
     for j in range(0, n_classes, lanes(x)):
         load_lanes(base, offsets, j, min(n_classes - j, lanes(x)), buffer)
 
@@ -131,13 +164,30 @@ def _load_group(x, base, offsets, n_classes, buffer):
 def _store_group(x, base, offsets, n, n_classes, buffer):
     """The way back, of the first ``n`` rows."""
     width = lanes(x)
-    if n == width:
+    if _one_behind_the_other(base, offsets, n, n_classes, width):
+        if n_classes == 2:
+            store_rows(base, offsets[0], 2, buffer)
+        elif n_classes == 3:
+            store_rows(base, offsets[0], 3, buffer)
+        elif n_classes == 4:
+            store_rows(base, offsets[0], 4, buffer)
+        else:
+            store_rows(base, offsets[0], 1, buffer)
+    elif n == width:
         for j in range(0, n_classes, width):
             store_lanes(base, offsets, j, min(n_classes - j, width), buffer)
-        return
-    for r in range(n):
-        for j in range(n_classes):
-            store_one(advance(base, offsets[r]), j, buffer[j * width + r])
+    else:
+        for r in range(n):
+            for j in range(n_classes):
+                store_one(advance(base, offsets[r]), j, buffer[j * width + r])
+
+
+@inline
+def _fetch(call, rows, n_classes):
+    """Ask for the memory of a group to come, which is as large as this one."""
+    ahead = advance(rows, call[FETCH])
+    for j in range(n_classes):
+        prefetch(ahead, j * lanes(rows))
 
 
 @inline
@@ -175,34 +225,30 @@ def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
         if o.capped:
             v = value(v, o)
             store(logits, j * width, v)
-        top = where(v * o.sign > top, v * o.sign, top)
-    mark = top * o.sign
+        if o.sign != 1.0:
+            v = v * o.sign
+        top = where(v > top, v, top)
     k, base = shift_of(top, o)
-    magic = c.one - k
+    mark, magic = top * o.sign - base, c.one - k
+    shifted = count_true(base != 0.0) > 0
     if call[LSE] != 0 and count_true(top == np.inf) > 0:
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
-    mark = mark - base
 
-    ties, rest, v_y, w_y, c_y = zero, zero, zero, zero + 1.0, zero
-    linear, spread, distance = zero, zero, zero
+    ties, rest, linear, spread, distance = zero, zero, zero, zero, zero
     for start in range(0, n_classes, PARTIAL):
         s, s_linear, s_spread, s_distance = zero, zero, zero, zero
         for j in range(start, min(n_classes, start + PARTIAL)):
-            logit = load(logits, j * width)
-            v = logit - base
+            v = load(logits, j * width)
+            if shifted:
+                v = v - base
             t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
-            at_top, mine = v == mark, column == j
             e = fma(scale, r, scale)
             s = where(above_or_nan(t, c.zero) & (v != mark), s + e, s)
-            ties = where(at_top, ties + 1.0, ties)
-            v_y = where(mine, logit, v_y)
-            if o.weighted:
-                w_y = where(mine, load_one(weight, j), w_y)
+            ties = where(v == mark, ties + 1.0, ties)
             if o.spread != NONE:
                 share = _share(o, x, q, weight, j)
                 s_linear = s_linear + times(share, (v - mark) * o.sign)
                 s_spread = s_spread + share
-                c_y = where(mine, share, c_y)
             if call[ENTROPY] != 0:
                 s_distance = s_distance + where(t <= c.zero, 0.0, e * ((mark - v) * o.sign))
         rest, distance = rest + s, distance + s_distance
@@ -215,14 +261,29 @@ def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
     store(table, REST * width, rest)
     store(table, LINEAR * width, linear)
     store(table, SPREAD * width, spread)
-    store(table, TARGET * width, v_y)
-    store(table, WEIGHT_Y * width, w_y)
-    store(table, SHARE_Y * width, c_y)
     store(table, DISTANCE * width, distance)
+    store(table, TARGET * width, pick(logits, column, column >= 0))
 
 
 @inline
-def _gradients(call, numbers, x, n_classes, weight, logits, q, column, ignored, table):
+def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
+    """Class weight and spread weight of the targets (of the one class, where there are no others), into the table."""
+    o, width = options_of(call, numbers), lanes(x)
+    for r in range(n):
+        y, ignored = target_of(call, first + r)
+        if ignored:
+            continue
+        y = max(y, 0)
+        table[WEIGHT_Y * width + r] = load_one(weight, y) if o.weighted else 1.0
+        if o.spread != NONE:
+            share = o.share
+            if o.spread == PROBABILITIES:
+                share = fma(q[y * width + r], o.keep, share)
+            table[SHARE_Y * width + r] = share * load_one(weight, y) if o.weighted else share
+
+
+@inline
+def _gradients(call, numbers, x, n_classes, weight, logits, q, column, table):
     """The gradients of the rows, in place of their logits."""
     o, width = options_of(call, numbers), lanes(x)
     base, factor = load(table, BASE * width), load(table, FACTOR * width)
@@ -231,22 +292,29 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, column, ignored, 
         for j in range(n_classes):
             store(logits, j * width, (load(logits, j * width) - top) - factor)
         return
-    magic = constants(base).one - load(table, POWER * width)
-    left, scale, at_target = (
-        load(table, LEFT * width),
-        load(table, SCALE * width),
-        load(table, AT_TARGET * width),
-    )
-    nan = where(factor == factor, 0.0, factor)
+    magic, shifted = constants(base).one - load(table, POWER * width), count_true(base != 0.0) > 0
+    left, scale = load(table, LEFT * width), load(table, SCALE * width)
+    at_target = load(table, AT_TARGET * width)
     for j in range(n_classes):
         v = load(logits, j * width)
-        d = scaled_power(v - base, o, magic, factor, left)
+        z = v - base if shifted else v
+        d = scaled_power(z, o, magic, factor, left)
         if o.spread != NONE:
             d = d - _share(o, x, q, weight, j) * scale
         if o.capped:
             d = d * (1.0 - v * v)
-        d = where(column == j, at_target, d + nan)
-        store(logits, j * width, where(ignored, 0.0, d))
+        store(logits, j * width, where(column == j, at_target, d))
+
+
+@inline
+def _write_odd_rows(call, g, offsets, first, n, n_classes, table, width):
+    """Rows that are ignored, or NaN."""
+    for r in range(n):
+        factor = np.float64(table[FACTOR * width + r])
+        if target_of(call, first + r)[1]:
+            fill(advance(g, offsets[r]), n_classes, 0.0)
+        elif factor != factor:
+            fill(advance(g, offsets[r]), n_classes, np.nan)
 
 
 @device
@@ -255,11 +323,16 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
     apart()
     n_classes, width, zero = call[N_CLASSES], lanes(x), zeros(x)
     offsets, table = lane_offsets(), cleared(lane_buffer(x, FIELDS), x)
+    store(table, WEIGHT_Y * width, zero + 1.0)
     logits, q = lane_buffer(x, MAX_CLASSES), lane_buffer(x, MAX_CLASSES)
     for first in range(begin, end, width):
         n = min(width, end - first)
         _row_offsets(offsets, call, 0, X_STEP, first, n, width)
-        _load_group(x, x, offsets, n_classes, logits)
+        _load_group(x, x, offsets, n, n_classes, logits)
+        _fetch(call, advance(x, offsets[0]), n_classes)
+        if options_of(call, numbers).spread == PROBABILITIES:
+            _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
+            _load_group(x, q0, offsets, n, n_classes, q)
         column = iota(zero) * 0 - 1
         ignored = column == 0
         if call[TARGETS] != 0:
@@ -268,12 +341,16 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             column = where(ignored, column, shortened(zero, target))
         elif n_classes == 1 and call[KIND] == GRADIENTS:
             column = column + 1  # so that its gradient is exactly 0, like that of a target
-        if options_of(call, numbers).spread == PROBABILITIES:
-            _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
-            _load_group(x, q0, offsets, n_classes, q)
         _look(call, numbers, x, n_classes, weight, logits, q, column, table)
+        if call[WEIGHT] != 0 or options_of(call, numbers).spread != NONE:
+            _weights_of_targets(call, numbers, x, first, n, weight, q, table)
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
-            _gradients(call, numbers, x, n_classes, weight, logits, q, column, ignored, table)
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
+            for j in range(n_classes):  # as large as the group, and written soon
+                prefetch_write(advance(g, offsets[0]), j * width)
+            _gradients(call, numbers, x, n_classes, weight, logits, q, column, table)
             _store_group(x, g, offsets, n, n_classes, logits)
+            factor = load(table, FACTOR * width)
+            if count_true(ignored | (factor != factor)) > 0:
+                _write_odd_rows(call, g, offsets, first, n, n_classes, table, width)

@@ -321,6 +321,12 @@ def lanes(typingctx: Any, base: types.CPointer) -> Any:
 
 
 @intrinsic
+def lanes_of(typingctx: Any, a: Vec) -> Any:
+    """How many lanes the vector has."""
+    return types.int64(a), lambda context, builder, sig, args: _I64(a.lanes)
+
+
+@intrinsic
 def item_bytes(typingctx: Any, base: types.CPointer) -> Any:
     """How far apart the elements lie."""
     n = _item_bytes(base)
@@ -840,6 +846,56 @@ def store_lanes(
     return types.void(base, offsets, types.int64, types.int64, buffer), codegen
 
 
+@intrinsic(prefer_literal=True)
+def load_rows(
+    typingctx: Any, base: types.CPointer, start: types.Integer, n: types.IntegerLiteral, buffer: types.CPointer
+) -> Any:
+    """``load_lanes`` of rows of ``n`` elements (a constant) that lie one behind the other ``start`` bytes from base."""
+    vec, n_vectors = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth), n.literal_value
+    whole = Vec(buffer.dtype, vec.lanes * n_vectors)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        raw_type = ir.VectorType(_memory_type(base.dtype), whole.lanes)
+        at = builder.bitcast(_address(builder, args[0], _I8, args[1]), raw_type.as_pointer())
+        raw = builder.load(at, align=_item_bytes(base), typ=raw_type)
+        rows = _decode(builder, raw, base.dtype, whole)
+        for j in range(n_vectors):
+            index = ir.Constant(ir.VectorType(_I32, vec.lanes), [lane * n_vectors + j for lane in range(vec.lanes)])
+            column = builder.shuffle_vector(rows, ir.Constant(rows.type, ir.Undefined), index)
+            builder.store(column, _address(builder, args[3], vec.ir, _I64(j)), align=VECTOR_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(base, types.int64, n, buffer), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store_rows(
+    typingctx: Any, base: types.CPointer, start: types.Integer, n: types.IntegerLiteral, buffer: types.CPointer
+) -> Any:
+    """The way back, as ``store_lanes``."""
+    vec, n_vectors = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth), n.literal_value
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        parts = [
+            builder.load(_address(builder, args[3], vec.ir, _I64(j)), align=VECTOR_BYTES, typ=vec.ir)
+            for j in range(n_vectors)
+        ]
+        while len(parts) & (len(parts) - 1):  # what is joined pair by pair
+            parts.append(parts[0])
+        while len(parts) > 1:
+            count = parts[0].type.count * 2
+            index = ir.Constant(ir.VectorType(_I32, count), list(range(count)))
+            parts = [builder.shuffle_vector(a, b, index) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        order = [j * vec.lanes + lane for lane in range(vec.lanes) for j in range(n_vectors)]
+        rows = builder.shuffle_vector(parts[0], parts[0], ir.Constant(ir.VectorType(_I32, len(order)), order))
+        raw = _encode(builder, rows, base.dtype)
+        at = builder.bitcast(_address(builder, args[0], _I8, args[1]), raw.type.as_pointer())
+        builder.store(raw, at, align=_item_bytes(base))
+        return context.get_dummy_value()
+
+    return types.void(base, types.int64, n, buffer), codegen
+
+
 @intrinsic
 def to_lanes(typingctx: Any, like: types.CPointer, base: types.CPointer, index: types.Integer, n: types.Integer) -> Any:
     """Integers ``base[index] ... base[index + n - 1]`` (int64), one a lane of ``load(like, ...)``; other lanes 0."""
@@ -851,6 +907,29 @@ def to_lanes(typingctx: Any, like: types.CPointer, base: types.CPointer, index: 
         return _call(builder, f"llvm.masked.load.{_suffix(vec.ir)}.p0", vec.ir, operands)
 
     return vec(like, base, types.int64, types.int64), codegen
+
+
+@intrinsic
+def pick(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec) -> Any:
+    """Of each lane, in which ``mask`` is true, that lane of vector ``column`` of a buffer; 0 in the others."""
+    vec = Vec(buffer.dtype, column.lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        index_type = ir.VectorType(_I64, vec.lanes)
+        index = builder.sext(args[1], index_type) if column.element.bitwidth < 64 else args[1]
+        index = builder.add(
+            builder.mul(index, _constant(index_type, vec.lanes)), ir.Constant(index_type, list(range(vec.lanes)))
+        )
+        size = _constant(index_type, vec.element.bitwidth // 8)
+        start = _splat(builder, builder.ptrtoint(args[0], _I64), index_type)
+        pointers = builder.inttoptr(
+            builder.add(start, builder.mul(index, size)), ir.VectorType(_I8.as_pointer(), vec.lanes)
+        )
+        name = f"llvm.masked.gather.{_suffix(vec.ir)}.v{vec.lanes}p0"
+        operands = [pointers, _I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
+        return _call(builder, name, vec.ir, operands)
+
+    return vec(buffer, column, mask), codegen
 
 
 @intrinsic

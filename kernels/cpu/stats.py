@@ -94,8 +94,8 @@ def _add(v, inside, o, magic, mark, s, ties):
 
 
 @inline
-def _even(x, n, o, magic, mark, fetch):
-    """``rest``, ``ties`` and the sum of ``v - mark`` of ``n`` classes, for rows that need no more than that.
+def _even(x, n, o, magic, mark, middle, fetch):
+    """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
 
     Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody.
     """
@@ -117,18 +117,18 @@ def _even(x, n, o, magic, mark, fetch):
                 prefetch(advance(x, fetch), j)
                 v = load(x, j)
                 block, ties = _add(v, everywhere, o, magic, mark, block, ties)
-                below = below + (v - mark)
+                below = below + (v - middle)
             s, linear = s + widen(block), linear + widen(below)
     v = load_part(x, whole, n - whole)
     inside = iota(v) < n - whole
     block, ties = _add(v, inside, o, magic, mark, zeros(x), ties)
-    linear = linear + widen(where(inside, v - mark, 0.0))
+    linear = linear + widen(where(inside, v - middle, 0.0))
     below = total(linear) if o.spread != NONE else 0.0
     return total(s + widen(block)), np.float64(total(ties)), below
 
 
 @inline
-def _general(x, n, o, magic, base, mark, weight, q):
+def _general(x, n, o, magic, base, mark, middle, weight, q):
     """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     s, linear, spread, ties = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     for first in range(0, n, BLOCK):
@@ -139,7 +139,7 @@ def _general(x, n, o, magic, base, mark, weight, q):
             block, ties = _add(v, inside, o, magic, mark, block, ties)
             if o.spread != NONE:
                 c = where(inside, spread_weights(x, weight, q, j, n - j, o), 0.0)
-                linear_block = linear_block + times(c, (v - mark) * o.sign)
+                linear_block = linear_block + times(c, (v - middle) * o.sign)
                 spread_block = spread_block + c
         s, linear, spread = s + widen(block), linear + widen(linear_block), spread + widen(spread_block)
     return total(s), np.float64(total(ties)), total(linear), total(spread)
@@ -175,10 +175,11 @@ def chunk_sums(call, numbers, x, q, weight, n, top):
     powers, bases = shift_of(zeros(x) + top, o)
     k, base, mark = np.float64(extract(powers, 0)), np.float64(extract(bases, 0)), top * o.sign
     magic = c.one - k
+    middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
     if o.even and base == 0.0:
-        rest, ties, linear = _even(x, n, o, magic, mark, call[FETCH])
+        rest, ties, linear = _even(x, n, o, magic, mark, middle, call[FETCH])
         return Stats(top, k, base, ties, rest, times_scalar(o.share, linear * o.sign), o.share * n)
-    rest, ties, linear, spread = _general(x, n, o, magic, base, mark - base, weight, q)
+    rest, ties, linear, spread = _general(x, n, o, magic, base, mark - base, middle - base, weight, q)
     return Stats(top, k, base, ties, rest, linear, spread)
 
 

@@ -27,19 +27,19 @@ def available() -> int:
     return 1 if _forked else int(numba.get_num_threads())
 
 
-def run(parallel: Callable[..., Any], serial: Callable[..., Any], *args: Any, extra: tuple[Any, ...]) -> None:
-    """Call ``parallel(*args, *extra)``; or ``serial(*args)`` where another thread is in a kernel and must be alone."""
+def run(shared: Callable[..., Any], serial: Callable[..., Any], args: tuple[Any, ...], alone: tuple[Any, ...]) -> Any:
+    """Give ``shared(*args)``; or ``serial(*alone)`` where another thread is in a kernel and must be alone."""
     global _concurrent
     if _concurrent:
-        parallel(*args, *extra)
-    elif _entry.acquire(blocking=False):
-        try:
-            parallel(*args, *extra)
-            _concurrent = numba.threading_layer() in _CONCURRENT_LAYERS
-        finally:
-            _entry.release()
-    else:
-        serial(*args)
+        return shared(*args)
+    if not _entry.acquire(blocking=False):
+        return serial(*alone)
+    try:
+        result = shared(*args)
+        _concurrent = numba.threading_layer() in _CONCURRENT_LAYERS
+        return result
+    finally:
+        _entry.release()
 
 
 def _after_fork() -> None:

@@ -29,13 +29,17 @@ PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of e
 
 
 @inline
+def chunks_of_row(call):
+    return (call[N_CLASSES] + CHUNK - 1) // CHUNK
+
+
+@inline
 def _chunk(call, item):
     """Row, first class and end of a chunk: chunks are counted row by row."""
-    n_classes = call[N_CLASSES]
-    n_chunks = (n_classes + CHUNK - 1) // CHUNK
+    n_chunks = chunks_of_row(call)
     i = item // n_chunks
     first = (item - i * n_chunks) * CHUNK
-    return i, first, min(first + CHUNK, n_classes)
+    return i, first, min(first + CHUNK, call[N_CLASSES])
 
 
 @inline
@@ -61,7 +65,7 @@ def _part(call, numbers, item):
 @inline
 def finish_rows(call, numbers, x, q, weight, begin, end):
     """All of rows ``begin`` to ``end`` but their gradients, whose plans are kept in PLANS."""
-    n_chunks, o = (call[N_CLASSES] + CHUNK - 1) // CHUNK, options_of(call, numbers)
+    n_chunks, o = chunks_of_row(call), options_of(call, numbers)
     table = cleared(lane_buffer(x, FIELDS), x)
     for first in range(begin, end, lanes(x)):
         n = min(lanes(x), end - first)
