@@ -58,7 +58,9 @@ from .simd import (
 
 # The table: a vector each. What is found in a row first, as in ``stats.Stats`` ...
 (
-    TOP, POWER, BASE, TIES, REST, LINEAR, SPREAD,
+    TOP, POWER, BASE, TIES, REST,
+    REST_LEFT,  # what the arithmetic type leaves out of the sum of the others
+    LINEAR, SPREAD,
     TARGET,  # v of the target
     WEIGHT_Y,  # its class weight
     SHARE_Y,  # its spread weight
@@ -70,7 +72,7 @@ from .simd import (
     SCALE,
     AT_TARGET,  # the gradient of the target class
     FIELDS,
-) = range(18)  # fmt: skip
+) = range(19)  # fmt: skip
 
 
 @inline
@@ -143,7 +145,7 @@ def finish(call, numbers, x, first, n, table):
     o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
     c, z_loss = constants(zero), numbers[Z_LOSS]
     top, k, base = load(table, TOP * width), load(table, POWER * width), load(table, BASE * width)
-    ties, rest = load(table, TIES * width), load(table, REST * width)
+    ties, rest = load(table, TIES * width), widen(load(table, REST * width)) + widen(load(table, REST_LEFT * width))
     v_y, spread = load(table, TARGET * width), load(table, SPREAD * width)
     magic = c.one - k
     ignored = zero != zero
@@ -154,11 +156,11 @@ def finish(call, numbers, x, first, n, table):
 
     # Sums of powers, in float64: of all, and of all but the target, in which nothing is rounded away.
     e_top = _power64(top * o.sign - base, o, magic)
-    total = widen(ties) * e_top + widen(rest)
+    total = widen(ties) * e_top + rest
     e_y, e_y64, others, w_y = zero, e_top, total, zero
     if call[TARGETS] != 0:
         e_y64 = _power64(v_y - base, o, magic)
-        others = where(v_y == top * o.sign, (widen(ties) - 1.0) * e_top + widen(rest), total - e_y64)
+        others = where(v_y == top * o.sign, (widen(ties) - 1.0) * e_top + rest, total - e_y64)
         w_y = load(table, WEIGHT_Y * width)
         e_y = narrow(x, e_y64)
     proper = total > 0.0  # neither NaN nor all -inf
@@ -170,7 +172,7 @@ def finish(call, numbers, x, first, n, table):
         lse = fma(widen(k), LN2, log(total)) + widen(base) * o.unit
     log_top = zero  # L less the largest z
     if o.spread != NONE or call[ENTROPY] != 0 or call[KIND] == LOG_SOFTMAX:
-        log_top = log1p((ties - 1.0) + rest / narrow(x, e_top))
+        log_top = log1p((ties - 1.0) + narrow(x, rest / e_top))
     sample = _of_rows(call, SAMPLE_WEIGHT, x, first, n)
     if call[LOSS] != 0:
         loss = times(on_target, _nll(narrow(x, others), e_y, v_y - base, k, narrow(x, total), o))
@@ -193,7 +195,7 @@ def finish(call, numbers, x, first, n, table):
         store(table, FACTOR * width, log_top + nan)
         return
     inverse = 1.0 / total
-    p_y, p_others = e_y64 * inverse, others * inverse
+    p_y, p_others = where(e_y64 == total, 1.0, e_y64 * inverse), others * inverse  # (one class: exactly 1)
     if call[LSE_IN] != 0:
         # An lse of more classes than these (a part of a vocabulary) makes their probabilities smaller. One that is the
         # row's own, up to its rounding, is not as exact as what was found here.

@@ -120,9 +120,9 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
 def _is_narrow(n_rows: int, n_classes: int) -> bool:
     """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
 
-    classes       100   128   192   256   512
-    a lane each   134   168   256   347
-    one by one    409   398   434   467   643
+    classes        33    64   100   128   192   256
+    a lane each    25    40    71    86   141   204
+    one by one     62    70    84    95   118   147
 
     With fewer rows than lanes, most lanes do nothing.
     """

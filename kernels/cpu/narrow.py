@@ -47,6 +47,7 @@ from .finish import (
     LINEAR,
     POWER,
     REST,
+    REST_LEFT,
     SCALE,
     SHARE_Y,
     SPREAD,
@@ -59,9 +60,8 @@ from .finish import (
     finish,
 )
 from .gradient import fill, scaled_power
-from .maths import constants, power_parts
+from .maths import constants, power
 from .simd import (
-    above_or_nan,
     advance,
     apart,
     count_true,
@@ -75,6 +75,7 @@ from .simd import (
     load_lanes,
     load_one,
     load_rows,
+    narrow,
     pick,
     pointer_at,
     prefetch,
@@ -86,11 +87,13 @@ from .simd import (
     store_rows,
     to_lanes,
     where,
+    widen,
     zeros,
+    zeros64,
 )
-from .stats import shift_of
+from .stats import add, shift_of
 
-MAX_CLASSES = 256  # what the buffers hold; where this regime ends: see kernels.py
+MAX_CLASSES = 128  # what the buffers hold; where this regime ends: see launch.py
 PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
 
 
@@ -210,6 +213,29 @@ def _infinite_or_nan(x, logits, n_classes, unit):
 
 
 @inline
+def _sums(x, n_classes, weight, logits, q, o, magic, base, mark, plain, entropy):
+    """``ties``, ``rest``, ``linear``, ``spread`` and distance of the rows; the last three are 0 if ``plain``."""
+    width, zero = lanes(x), zeros(x)
+    ties, linear, spread, distance, rest = zero, zero, zero, zero, zeros64(x)
+    everywhere = ties == ties
+    for start in range(0, n_classes, PARTIAL):
+        a, b, s_linear, s_spread, s_distance = zero, zero, zero, zero, zero
+        for j in range(start, min(n_classes, start + PARTIAL)):
+            v = load(logits, j * width) if plain else load(logits, j * width) - base
+            a, b, ties = add(v, everywhere, o, magic, mark, a, b, ties)
+            if not plain and o.spread != NONE:
+                share = _share(o, x, q, weight, j)
+                s_linear = s_linear + times(share, (v - mark) * o.sign)
+                s_spread = s_spread + share
+            if not plain and entropy:
+                _, e = power(v, o.hi, o.lo, magic)
+                s_distance = s_distance + where(e == 0.0, 0.0, e * ((mark - v) * o.sign))
+        rest, distance = rest + (widen(a) + widen(b)), distance + s_distance
+        linear, spread = linear + s_linear, spread + s_spread
+    return ties, rest, linear, spread, distance
+
+
+@inline
 def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
     """What there is to be known of the rows, into the table."""
     o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
@@ -234,31 +260,18 @@ def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
     if call[LSE] != 0 and count_true(top == np.inf) > 0:
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
 
-    ties, rest, linear, spread, distance = zero, zero, zero, zero, zero
-    for start in range(0, n_classes, PARTIAL):
-        s, s_linear, s_spread, s_distance = zero, zero, zero, zero
-        for j in range(start, min(n_classes, start + PARTIAL)):
-            v = load(logits, j * width)
-            if shifted:
-                v = v - base
-            t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
-            e = fma(scale, r, scale)
-            s = where(above_or_nan(t, c.zero) & (v != mark), s + e, s)
-            ties = where(v == mark, ties + 1.0, ties)
-            if o.spread != NONE:
-                share = _share(o, x, q, weight, j)
-                s_linear = s_linear + times(share, (v - mark) * o.sign)
-                s_spread = s_spread + share
-            if call[ENTROPY] != 0:
-                s_distance = s_distance + where(t <= c.zero, 0.0, e * ((mark - v) * o.sign))
-        rest, distance = rest + s, distance + s_distance
-        linear, spread = linear + s_linear, spread + s_spread
+    if o.even and o.spread == NONE and not shifted and call[ENTROPY] == 0:
+        found = _sums(x, n_classes, weight, logits, q, o, magic, base, mark, True, False)
+    else:
+        found = _sums(x, n_classes, weight, logits, q, o, magic, base, mark, False, call[ENTROPY] != 0)
+    ties, rest, linear, spread, distance = found
 
     store(table, TOP * width, top)
     store(table, POWER * width, k)
     store(table, BASE * width, base)
     store(table, TIES * width, ties)
-    store(table, REST * width, rest)
+    store(table, REST * width, narrow(x, rest))
+    store(table, REST_LEFT * width, narrow(x, rest - widen(narrow(x, rest))))
     store(table, LINEAR * width, linear)
     store(table, SPREAD * width, spread)
     store(table, DISTANCE * width, distance)
@@ -295,10 +308,14 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, column, table):
     magic, shifted = constants(base).one - load(table, POWER * width), count_true(base != 0.0) > 0
     left, scale = load(table, LEFT * width), load(table, SCALE * width)
     at_target = load(table, AT_TARGET * width)
+    if o.even and o.spread == NONE and not shifted:
+        for j in range(n_classes):
+            d = scaled_power(load(logits, j * width), o, magic, factor, left)
+            store(logits, j * width, where(column == j, at_target, d))
+        return
     for j in range(n_classes):
         v = load(logits, j * width)
-        z = v - base if shifted else v
-        d = scaled_power(z, o, magic, factor, left)
+        d = scaled_power(v - base, o, magic, factor, left)
         if o.spread != NONE:
             d = d - _share(o, x, q, weight, j) * scale
         if o.capped:

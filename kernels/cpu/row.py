@@ -32,6 +32,7 @@ from .finish import (
     LINEAR,
     POWER,
     REST,
+    REST_LEFT,
     SHARE_Y,
     SPREAD,
     TARGET,
@@ -43,7 +44,7 @@ from .finish import (
     finish,
 )
 from .gradient import fill, plan_of, write_classes
-from .simd import apart, extract, lane_buffer, lanes, load_one, zeros
+from .simd import apart, extract, lane_buffer, lanes, load_one, rounded, zeros
 from .stats import CHUNK, chunk_sums, chunk_top, row_stats
 
 GROUP = 4096  # classes of the rows that are looked at before their gradients are written: 16 KiB of float32
@@ -58,7 +59,8 @@ def enter(call, numbers, x, q, weight, y, found, table, r):
     if call[LSE] != 0 and top == np.inf and extras.has_nan(x, n, o.order):
         top = np.nan
     table[TOP * width + r], table[POWER * width + r], table[BASE * width + r] = top, found.power, found.base
-    table[TIES * width + r], table[REST * width + r] = found.ties, found.rest
+    rest = np.float64(rounded(x, found.rest))
+    table[TIES * width + r], table[REST * width + r], table[REST_LEFT * width + r] = found.ties, rest, found.rest - rest
     table[LINEAR * width + r], table[SPREAD * width + r] = found.linear, found.spread
     if y != NO_TARGET:
         table[TARGET * width + r] = extract(value(zeros(x) + load_one(x, y), o), 0)
@@ -115,4 +117,4 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             if ignored:
                 fill(g, call[N_CLASSES], 0.0)
             else:
-                write_classes(call, numbers, x, g, q, weight, 0, call[N_CLASSES], y, plan_of(x, table, r))
+                write_classes(call, numbers, x, g, q, weight, np.int64(0), call[N_CLASSES], y, plan_of(x, table, r))

@@ -85,12 +85,16 @@ def _largest_logit(x, n, order):
 
 
 @inline
-def _add(v, inside, o, magic, mark, s, ties):
-    """Add the powers of a vector's classes to ``s``, and those at the top to ``ties``."""
+def add(v, inside, o, magic, mark, a, b, ties):
+    """Add the powers of a vector's classes to the sum ``a + b``, and those at the top to ``ties``.
+
+    A power is ``scale + scale * r`` with ``scale`` a power of two. What is added up in ``a`` needs hardly any rounding,
+    and in ``b``, where it is some, it is less than a third of that of the whole.
+    """
     t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
-    at_top = v == mark
-    s = where(above_or_nan(t, constants(v).zero) & (v != mark) & inside, s + fma(scale, r, scale), s)
-    return s, where(at_top & inside, ties + 1.0, ties)
+    counts = above_or_nan(t, constants(v).zero) & (v != mark) & inside
+    ties = where((v == mark) & inside, ties + 1.0, ties)
+    return where(counts, a + scale, a), where(counts, fma(scale, r, b), b), ties
 
 
 @inline
@@ -105,26 +109,26 @@ def _even(x, n, o, magic, mark, middle, fetch):
     everywhere = ties == ties
     if o.spread == NONE:
         for q in range(0, whole, BLOCK):
-            block = zeros(x)
+            a, b = zeros(x), zeros(x)
             for j in range(q, min(q + BLOCK, whole), width):
                 prefetch(advance(x, fetch), j)
-                block, ties = _add(load(x, j), everywhere, o, magic, mark, block, ties)
-            s = s + widen(block)
+                a, b, ties = add(load(x, j), everywhere, o, magic, mark, a, b, ties)
+            s = s + (widen(a) + widen(b))
     else:
         for q in range(0, whole, BLOCK):
-            block, below = zeros(x), zeros(x)
+            a, b, below = zeros(x), zeros(x), zeros(x)
             for j in range(q, min(q + BLOCK, whole), width):
                 prefetch(advance(x, fetch), j)
                 v = load(x, j)
-                block, ties = _add(v, everywhere, o, magic, mark, block, ties)
+                a, b, ties = add(v, everywhere, o, magic, mark, a, b, ties)
                 below = below + (v - middle)
-            s, linear = s + widen(block), linear + widen(below)
+            s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     v = load_part(x, whole, n - whole)
     inside = iota(v) < n - whole
-    block, ties = _add(v, inside, o, magic, mark, zeros(x), ties)
+    a, b, ties = add(v, inside, o, magic, mark, zeros(x), zeros(x), ties)
     linear = linear + widen(where(inside, v - middle, 0.0))
     below = total(linear) if o.spread != NONE else 0.0
-    return total(s + widen(block)), np.float64(total(ties)), below
+    return total(s + (widen(a) + widen(b))), np.float64(total(ties)), below
 
 
 @inline
@@ -132,16 +136,17 @@ def _general(x, n, o, magic, base, mark, middle, weight, q):
     """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     s, linear, spread, ties = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     for first in range(0, n, BLOCK):
-        block, linear_block, spread_block = zeros(x), zeros(x), zeros(x)
+        a, b, linear_block, spread_block = zeros(x), zeros(x), zeros(x), zeros(x)
         for j in range(first, min(n, first + BLOCK), lanes(x)):
             v = value(load_part(x, j, n - j), o) - base
             inside = iota(v) < n - j
-            block, ties = _add(v, inside, o, magic, mark, block, ties)
+            a, b, ties = add(v, inside, o, magic, mark, a, b, ties)
             if o.spread != NONE:
                 c = where(inside, spread_weights(x, weight, q, j, n - j, o), 0.0)
                 linear_block = linear_block + times(c, (v - middle) * o.sign)
                 spread_block = spread_block + c
-        s, linear, spread = s + widen(block), linear + widen(linear_block), spread + widen(spread_block)
+        s = s + (widen(a) + widen(b))
+        linear, spread = linear + widen(linear_block), spread + widen(spread_block)
     return total(s), np.float64(total(ties)), total(linear), total(spread)
 
 
