@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -95,7 +96,9 @@ def _check(args: argparse.Namespace) -> int:
         return USAGE
     from . import selfcheck
 
-    return OK if selfcheck.run(quick=args.quick) else WRONG
+    with contextlib.closing(_ProgressBar()) as bar:
+        progress = bar if sys.stderr.isatty() else None  # in a log, the outcome alone
+        return OK if selfcheck.run(quick=args.quick, progress=progress) else WRONG
 
 
 class _ProgressBar:

@@ -6,10 +6,22 @@ import numpy as np
 
 from ..task import Array, Task
 from . import targets as _targets
+from .cache import NotOnDisk, only_from_disk
 from .call import LOG_SOFTMAX, SOFTMAX
 from .launch import LIMITS, plain, run
 
-__all__ = ["LIMITS", "cross_entropy", "log_softmax", "logsumexp", "plain", "scan_targets", "softmax", "sum_rows"]
+__all__ = [
+    "LIMITS",
+    "NotOnDisk",
+    "cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "only_from_disk",
+    "plain",
+    "scan_targets",
+    "softmax",
+    "sum_rows",
+]
 
 _NOTHING = np.empty(0, np.float32)
 
