@@ -18,7 +18,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, cross_entropy, cross_entropy_with_grad, log_softmax, logsumexp, nll_loss, softmax, warmup
+from . import __version__, cross_entropy, cross_entropy_with_grad, log_softmax, logsumexp, nll_loss, softmax
+from .warmup import most_processes, warmup
 
 Array = NDArray[Any]
 
@@ -83,7 +84,7 @@ def run(
     show("errors are beyond those of rounding once to the type of the result; the first run on a machine also compiles")
     if missing:
         show(f"not checked: {missing}")
-    warmup(tuple(types), progress=progress)
+    warmup(tuple(types), progress=progress, processes=most_processes())  # as the command `warmup` does
     n_comparisons, wrong = 0, []
     for name in names:
         try:

@@ -52,8 +52,8 @@ def warmup(
     progress : callable, optional
         Called as `progress(done, total, label)` before each step, and once at the end.
     processes : int, optional
-        How many processes compile at once, a type each; by default as many as there are cores. With 1, or one type,
-        everything is compiled here.
+        How many other processes compile at once, a type each; 0 compiles here. By default as many as there are cores
+        for several types, and 0 for one.
 
     Returns
     -------
@@ -98,13 +98,13 @@ def warmup(
         n_rows, n_classes = SHAPES[threads]
         FUNCTIONS[name](np.zeros((n_rows, n_classes), arrays[dtype]), np.zeros(n_rows, np.int64))
 
-    n_processes = min(len(types), _most_processes() if processes is None else processes)
-    if n_processes > 1:
+    if processes is None:
+        processes = most_processes() if len(types) > 1 else 0
+    if processes > 0:
         missing = [dtype for dtype in types if not _on_disk(call, [step for step in steps if step[0] == dtype])]
-        if len(missing) > 1:
-            total += len(missing) * len(steps) // len(types)
-            _compile_in_processes(missing, names, n_processes, begin)
-            done = total - len(steps)  # also where a process failed: what it has not compiled is compiled here
+        total += len(missing) * len(steps) // len(types)
+        _compile_in_processes(missing, names, processes, begin)
+        done = total - len(steps)  # also where a process failed: what it has not compiled is compiled here
     for dtype, name, threads in steps:
         begin(f"{name} of {dtype}, {threads}")
         call(dtype, name, threads)
@@ -165,10 +165,10 @@ def _compile_in_processes(
             process.wait()
 
 
-def _most_processes() -> int:
-    """As many as there are cores; 1 where this program cannot be sure to start another Python."""
+def most_processes() -> int:
+    """As many as there are cores; 0 where this program cannot be sure to start another Python."""
     if not sys.executable or getattr(sys, "frozen", False):
-        return 1
+        return 0
     if hasattr(os, "sched_getaffinity"):  # Linux, where a container may leave less than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

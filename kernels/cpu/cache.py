@@ -56,6 +56,11 @@ class KernelCache(FunctionCache):
             raise NotOnDisk
         return found
 
+    def save_overload(self, *args: Any) -> None:
+        # "no compiled object yet": the kernel is there, but a Ctrl-C kept llvmlite from handing over its bytes.
+        with contextlib.suppress(RuntimeError):
+            super().save_overload(*args)
+
 
 class Files:
     """A file for each key, all of them made from the same source, which `stamp` stands for."""
