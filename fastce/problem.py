@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import numpy as np
-from numpy import ndarray
+from numpy import ma, ndarray  # (ma now, which NumPy imports late: a fork meanwhile would leave its lock locked)
 from numpy.typing import ArrayLike
 
 from . import dispatch
@@ -258,7 +258,7 @@ def rows_problem(logits: ArrayLike, axis: int, out: Array | None, backend: str |
 
 
 def _array(name: str, value: object) -> Array:
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and masks are not looked at: pass a plain array")
     try:
         return np.asarray(value)
@@ -367,7 +367,7 @@ def _upstream(grad_output: object, rows: Shape, dtype: DType, reduction: str) ->
 
 def _output(name: str, out: Array, shape: Shape, dtype: DType) -> Array:
     plain = type(out) is ndarray
-    if not plain and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+    if not plain and (not isinstance(out, np.ndarray) or isinstance(out, ma.MaskedArray)):
         raise TypeError(f"{name} must be a NumPy array, without a mask, not {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {out.shape}")

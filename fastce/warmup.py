@@ -141,8 +141,9 @@ def _compile_in_processes(
 
     def listen(process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            said.put((process, line.strip()))
+        with process.stdout:
+            for line in process.stdout:
+                said.put((process, line.strip()))
         said.put((process, ""))
 
     try:
@@ -150,9 +151,15 @@ def _compile_in_processes(
             while waiting and len(running) < n_processes:
                 arguments = json.dumps([sys.path, waiting.pop(0), names])
                 command = [sys.executable, "-c", _PROCESS, arguments]
-                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                try:
+                    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                except OSError:  # no Python of that name, or no room for one more process
+                    waiting.clear()
+                    break
                 running.add(process)
                 threading.Thread(target=listen, args=[process], daemon=True).start()
+            if not running:
+                break
             process, label = said.get()
             if label not in ("", "done"):
                 begin(label)
