@@ -6,6 +6,7 @@ child's first call would wait for it: for the lock of a module being imported, o
 
 from __future__ import annotations
 
+import logging  # noqa: F401 (see below)
 import os
 import sys
 import threading
@@ -48,5 +49,7 @@ def _after_fork() -> None:
         lock.release()
 
 
+# The last to register is the first to lock, so `logging` must have registered before: it locks as well, and whoever
+# compiles logs. The other way round, that thread and this one would wait for each other.
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -305,8 +305,8 @@ assert not wrong(expected)
     run(code, expected, layer=layer, n_threads=2)
 
 
-# Other threads in the first call of the process when it forks: importing the kernels, or compiling. What is slow is made
-# slower, so that the fork comes right then.
+# Other threads in the first call of the process when it forks: importing the kernels, or compiling. What is slow is
+# made slower, so that the fork comes right then.
 
 SLOW_IMPORT = """
 expected = load()
