@@ -578,7 +578,7 @@ def test_later_processes_compile_nothing(expected):
     assert files_in(folder) == before
 
 
-def test_kernels_of_a_folder_that_cannot_be_written(tmp_path, expected):
+def test_kernels_of_a_folder_that_cannot_be_written(tmp_path):
     site, home = tmp_path / "site", tmp_path / "home"
     home.mkdir()
     without_cache = shutil.ignore_patterns("__pycache__")
@@ -590,21 +590,23 @@ def test_kernels_of_a_folder_that_cannot_be_written(tmp_path, expected):
     code = (
         PASSES
         + """
-assert fastce.__file__.startswith(sys.argv[2])
-assert is_right(load(), "small") and is_right(load(), "narrow")
+from fastce.kernels import cpu
+assert fastce.__file__.startswith(sys.argv[1])
+assert cpu.sum_rows(np.arange(5.0)) == 10.0  # compiled in a second, where the others take many
+assert cpu.scan_targets(np.arange(5), 5, 2, None, None) == (-1, 4, 4.0, 4.0)
 print(len(passes))
 """
     )
     env = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE")}
     env |= {"NUMBA_CACHE_DIR": "", "PYTHONPATH": str(site), "n_threads": 1}
-    assert int(run(code, expected, site, cwd=tmp_path, **env)) > 0
+    assert int(run(code, site, cwd=tmp_path, **env)) > 0
     files = files_in(home)
-    assert {path.name.split(".")[0] for path in files} >= {"kernels", "targets"}
-    assert run(code, expected, site, cwd=tmp_path, **env) == "0\n"
+    assert {path.name.split("-")[0] for path in files} == {"targets.scan", "targets.sum_rows"}
+    assert run(code, site, cwd=tmp_path, **env) == "0\n"
     assert files_in(home) == files
     assert not files_in(site)
 
     # Nowhere to write at all: everything is compiled, and works.
     home.rename(tmp_path / "gone")
     home.touch()
-    assert int(run(code, expected, site, cwd=tmp_path, **env)) > 0
+    assert int(run(code, site, cwd=tmp_path, **env)) > 0
