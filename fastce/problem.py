@@ -11,7 +11,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 from numpy import ma, ndarray  # (ma now, which NumPy imports late: a fork meanwhile would leave its lock locked)
@@ -143,7 +143,9 @@ def cross_entropy_problem(
     if not with_loss:
         inputs["lse"] = lse
         lse_in = _vector("lse", lse, rows, dtype)
-    if grad_output is not None:
+    if type(grad_output) is float:
+        scale = grad_output
+    elif grad_output is not None:
         inputs["grad_output"] = grad_output
         upstream, scale = _upstream(grad_output, rows, dtype, reduction)
     if softcap is not None:
@@ -539,7 +541,7 @@ _AnyOptions = TypeVar("_AnyOptions", bound=NllOptions)
 def checked(options: _AnyOptions) -> _AnyOptions:
     """Check the options that were given, each by itself, and make Python numbers of the numbers."""
     if options:
-        given = cast("dict[str, Any]", options)
+        given: Any = options
         for name, value in given.items():
             check = _CHECKS.get(name)
             if check is None:
