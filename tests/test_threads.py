@@ -424,6 +424,7 @@ assert in_child(lambda: not wrong(expected)) == 0 and not wrong(expected)
 def test_forks_from_many_threads_while_others_call_for_the_first_time(expected):
     code = """
 expected, statuses, bad, start = load(), [], [], threading.Barrier(6)
+inputs("small")  # imports numpy.random, which NumPy does late, and whose lock is nobody's business here
 def fork():
     start.wait()
     statuses.extend(in_child(lambda: is_right(expected, "small") and is_right(expected, "rows")) for _ in range(3))
