@@ -49,7 +49,17 @@ def _after_fork() -> None:
         lock.release()
 
 
+def _after_fork_in_child() -> None:
+    _after_fork()
+    # Numba starts threads under a lock that is shared by processes. How often this one holds it is a number in its
+    # memory, now a copy of the parent's: with 1 in place of 0, it would never let go of it.
+    pool: Any = sys.modules.get("numba.np.ufunc.parallel")
+    semaphore = getattr(getattr(pool, "_backend_init_process_lock", None), "_semlock", None)
+    if semaphore is not None:
+        semaphore._after_fork()
+
+
 # The last to register is the first to lock, so `logging` must have registered before: it locks as well, and whoever
 # compiles logs. The other way round, that thread and this one would wait for each other.
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
