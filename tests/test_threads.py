@@ -273,6 +273,14 @@ assert not wrong(expected)
     run(code, expected, layer=layer, n_threads=2)
 
 
+# Numba's own word on its threads, which are not used in the child.
+NOT_MAIN = (
+    "Numba: Attempted to fork from a non-main thread, "
+    "the TBB library may be in an invalid state in the child process."
+    "\n"
+)
+
+
 @needs_fork
 def test_fork_from_a_thread_that_is_not_the_first(layer, expected):
     code = """
@@ -283,13 +291,7 @@ worker.start()
 worker.join()
 assert statuses == [0] and not wrong(expected)
 """
-    # Numba's own word on its threads, which are not used in the child.
-    complaint = (
-        "Numba: Attempted to fork from a non-main thread, "
-        "the TBB library may be in an invalid state in the child process."
-        "\n"
-    )
-    run(code, expected, layer=layer, n_threads=2, complaint=complaint)
+    run(code, expected, layer=layer, n_threads=2, complaint=NOT_MAIN)
 
 
 @needs_fork
@@ -418,6 +420,27 @@ worker.join()
 assert in_child(lambda: not wrong(expected)) == 0 and not wrong(expected)
 """
     run(code, expected, n_threads=2)
+
+
+@needs_fork
+def test_fork_while_another_thread_starts_the_threads(layer, expected):
+    code = """
+from numba.np.ufunc import parallel
+expected, inside = load(), threading.Event()
+parallel._set_init_process_lock()
+def start():
+    with parallel._backend_init_process_lock:  # as `get_num_threads` does
+        inside.set()
+        time.sleep(1)
+        numba.get_num_threads()
+worker = threading.Thread(target=start)
+worker.start()
+inside.wait()
+statuses = [in_child(lambda: is_right(expected, "rows") and is_right(expected, "wide")) for _ in range(2)]
+worker.join()
+assert statuses == [0, 0] and not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2, complaint=NOT_MAIN)  # "main" is for TBB who started the threads
 
 
 @needs_fork
