@@ -18,15 +18,10 @@ PY := "$(BIN)/python"
 
 .PHONY: test slow lint format bench install clean
 
-# A cache of its own, empty at first: numba's key is the file of the outermost function alone, so kernels compiled
-# before an edit to a helper in another file would be tested in place of the new ones.
-test slow: export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache
 test: lint
-	rm -rf .numba_cache
 	$(PY) -m pytest $(ARGS)
 
 slow: install
-	rm -rf .numba_cache
 	$(PY) -m pytest -m slow $(ARGS)
 
 lint: install

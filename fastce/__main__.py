@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -74,11 +75,12 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _warmup(args: argparse.Namespace) -> int:
-    from . import warmup
+    from .warmup import most_processes, warmup
 
     bar = _ProgressBar()
     try:
-        seconds = warmup(args.dtype, functions=args.what, progress=bar)
+        # (elsewhere even for one type: LLVM cannot be interrupted, and swallows many a Ctrl-C; another process can)
+        seconds = warmup(args.dtype, functions=args.what, progress=bar, processes=most_processes())
     except (ImportError, TypeError, ValueError) as error:  # an unknown function, a type whose package is missing
         bar.close()
         print(f"python -m fastce warmup: error: {error}", file=sys.stderr)
@@ -95,7 +97,9 @@ def _check(args: argparse.Namespace) -> int:
         return USAGE
     from . import selfcheck
 
-    return OK if selfcheck.run(quick=args.quick) else WRONG
+    with contextlib.closing(_ProgressBar()) as bar:
+        progress = bar if sys.stderr.isatty() else None  # in a log, the outcome alone
+        return OK if selfcheck.run(quick=args.quick, progress=progress) else WRONG
 
 
 class _ProgressBar:

@@ -285,7 +285,9 @@ def cross_entropy_backward(
 
     Notes
     -----
-    The gradient is that of `cross_entropy_with_grad`, up to the rounding of `lse`.
+    The gradient is that of `cross_entropy_with_grad`, up to the rounding of `lse`. An `lse` over more classes than the
+    logits have gives these classes' part of the gradient over all of them, where label smoothing spreads over the
+    classes given: for a vocabulary that is divided among processes.
 
     Examples
     --------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+from . import forks
 from .kernels import reference
 from .kernels.task import Array, Task
 
@@ -24,11 +25,22 @@ class Backend(Protocol):
     ) -> tuple[int, int, float, float]: ...
 
 
+_cpu: Any = None
+
+
 def backend(name: str | None, array: Array) -> Backend:
     """Give the backend of that name, or the best one for `array` where `name` is None."""
     if name == "reference":
         return reference
-    from .kernels import cpu  # imported late: numba is heavy
-
-    chosen: Backend = cpu
+    chosen: Backend = _cpu or cpu()
     return chosen
+
+
+def cpu() -> Any:
+    """Import the kernels for the CPU: late, because numba is heavy."""
+    global _cpu
+    with forks.importing:
+        from .kernels import cpu
+
+    _cpu = cpu
+    return cpu

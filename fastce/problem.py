@@ -11,10 +11,10 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
-from numpy import ndarray
+from numpy import ma, ndarray  # (ma now, which NumPy imports late: a fork meanwhile would leave its lock locked)
 from numpy.typing import ArrayLike
 
 from . import dispatch
@@ -143,7 +143,9 @@ def cross_entropy_problem(
     if not with_loss:
         inputs["lse"] = lse
         lse_in = _vector("lse", lse, rows, dtype)
-    if grad_output is not None:
+    if type(grad_output) is float:
+        scale = grad_output
+    elif grad_output is not None:
         inputs["grad_output"] = grad_output
         upstream, scale = _upstream(grad_output, rows, dtype, reduction)
     if softcap is not None:
@@ -258,7 +260,7 @@ def rows_problem(logits: ArrayLike, axis: int, out: Array | None, backend: str |
 
 
 def _array(name: str, value: object) -> Array:
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and masks are not looked at: pass a plain array")
     try:
         return np.asarray(value)
@@ -345,6 +347,8 @@ def _numeric(name: str, values: object) -> Array:
 
 def _vector(name: str, values: object, shape: Shape, dtype: DType) -> Array:
     """Give the numbers as a contiguous vector of that type."""
+    if type(values) is ndarray and values.dtype is dtype and values.shape == shape and values.flags.carray:
+        return values if len(shape) == 1 else values.reshape(-1)  # 6 µs less than what follows
     array = _numeric(name, values)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
@@ -367,7 +371,7 @@ def _upstream(grad_output: object, rows: Shape, dtype: DType, reduction: str) ->
 
 def _output(name: str, out: Array, shape: Shape, dtype: DType) -> Array:
     plain = type(out) is ndarray
-    if not plain and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
+    if not plain and (not isinstance(out, np.ndarray) or isinstance(out, ma.MaskedArray)):
         raise TypeError(f"{name} must be a NumPy array, without a mask, not {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {out.shape}")
@@ -537,7 +541,7 @@ _AnyOptions = TypeVar("_AnyOptions", bound=NllOptions)
 def checked(options: _AnyOptions) -> _AnyOptions:
     """Check the options that were given, each by itself, and make Python numbers of the numbers."""
     if options:
-        given = cast("dict[str, Any]", options)
+        given: Any = options
         for name, value in given.items():
             check = _CHECKS.get(name)
             if check is None:

@@ -6,6 +6,7 @@ where they run: against the NumPy reference in float64 on the same inputs, and b
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import itertools
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, cross_entropy, cross_entropy_with_grad, log_softmax, logsumexp, nll_loss, softmax
+from .warmup import most_processes, warmup
 
 Array = NDArray[Any]
 
@@ -50,7 +52,13 @@ class Comparison(NamedTuple):
         return not self.error <= self.allowed
 
 
-def run(*, quick: bool = False, groups: tuple[str, ...] | None = None, show: Callable[[str], object] = print) -> bool:
+def run(
+    *,
+    quick: bool = False,
+    groups: tuple[str, ...] | None = None,
+    show: Callable[[str], object] = print,
+    progress: Callable[[int, int, str], object] | None = None,
+) -> bool:
     """
     Compare every group of cases and tell the outcome line by line.
 
@@ -62,6 +70,8 @@ def run(*, quick: bool = False, groups: tuple[str, ...] | None = None, show: Cal
         Names from `GROUPS`; all by default.
     show : callable
         Gets each line.
+    progress : callable, optional
+        Told how far compiling is, as in `warmup`.
 
     Returns
     -------
@@ -75,6 +85,8 @@ def run(*, quick: bool = False, groups: tuple[str, ...] | None = None, show: Cal
     show("errors are beyond those of rounding once to the type of the result; the first run on a machine also compiles")
     if missing:
         show(f"not checked: {missing}")
+    with contextlib.suppress(Exception):  # which the groups meet again, and report
+        warmup(tuple(types), progress=progress, processes=most_processes())
     n_comparisons, wrong = 0, []
     for name in names:
         try:

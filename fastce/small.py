@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import dispatch
 from .kernels.task import Array
 from .reduction import Scalar
 
@@ -17,7 +18,7 @@ _SCALARS: dict[Any, Callable[[float], Scalar]] = {np.dtype(t): t for t in (np.fl
 _INT64 = np.dtype(np.int64)
 _IGNORE_INDEX = -100
 
-_plain: Any = None  # `plain` of kernels/cpu/launch.py, imported by the first call: an import takes 2 µs even if done
+_plain: Any = None  # `plain` of kernels/cpu/launch.py, looked up by the first call: an import takes 2 µs even if done
 
 
 def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tuple[Scalar, Array | None] | None:
@@ -58,7 +59,5 @@ def _overlaps(a: Array, b: Array) -> bool:
 
 def _import_plain() -> Any:
     global _plain
-    from .kernels.cpu.launch import plain
-
-    _plain = plain
-    return plain
+    _plain = dispatch.cpu().plain
+    return _plain

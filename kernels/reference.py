@@ -70,6 +70,9 @@ def _cross_entropy(task: Task) -> None:
         write(task.target_prob, soft.p[target], 0)
 
 
+_LSE_ULPS = 8  # how far a given lse may be from the row's own, by rounding: 1e-6 of float32, as is promised for it
+
+
 class _Softmax(NamedTuple):
     p: Array  # (N, C) softmax of each row
     distance: Array  # (N, C) lse - z, without the cancellation
@@ -84,19 +87,19 @@ def _softmax(z: Array, order: Array, lse_in: Array | None = None) -> _Softmax:
     maximum = z[top]
     bad = maximum - maximum
     z = z + bad[:, None]
-    shift = maximum if lse_in is None else lse_in
-    exps = np.exp(z - shift[:, None])
+    exps = np.exp(z - maximum[:, None])
     others = _sum_without(exps, top)
-    total = 1 + others if lse_in is None else np.ones_like(others)
     log_total = np.log1p(others)
-    return _Softmax(
-        p=exps / total[:, None],
-        distance=(maximum[:, None] - z) + log_total[:, None],
-        lse=np.where(np.isfinite(maximum), maximum + log_total, maximum) if lse_in is None else lse_in,
-        others=others / total,
-        bad=bad,
-        top=top,
-    )
+    lse = np.where(np.isfinite(maximum), maximum + log_total, maximum)
+    p, others = exps / (1 + others)[:, None], others / (1 + others)
+    if lse_in is not None:
+        # May be that of more classes than these. Where it is not, 1 - p of the largest is what the others add up to: in
+        # the difference to a rounded lse, nothing would be left of 1e-9.
+        p = np.exp(z - lse_in[:, None])
+        is_own = np.abs(lse_in - lse) <= _LSE_ULPS * np.finfo(lse_in.dtype).eps * np.maximum(np.abs(lse), 1)
+        others = np.where(is_own, _sum_without(p, top), -np.expm1(maximum - lse_in))
+        lse = lse_in
+    return _Softmax(p, (maximum[:, None] - z) + log_total[:, None], lse, others, bad, top)
 
 
 def _sum_without(values: Array, excluded: tuple[Array, Array]) -> Array:

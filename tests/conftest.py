@@ -1,24 +1,18 @@
 """One home for what the tests share: kernel cache, backends, types, the oracle and the tolerances."""
 
 import os
-import shutil
-import tempfile
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-# Before anything imports numba. Fresh, because numba's cache does not notice when a helper in another file changes.
-_CACHE = tempfile.mkdtemp(prefix="fastce-tests-")
-os.environ["NUMBA_CACHE_DIR"] = _CACHE
+# Before anything imports numba. Kept from run to run: kernels notice when any of their files changes.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".numba_cache"))
 
 BACKENDS = ("reference", "cpu")
 FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 INTEGER_TYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-
-
-def pytest_unconfigure():
-    shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(params=BACKENDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,12 +111,13 @@ def test_optional_part_that_is_not_there() -> None:
 
 
 def test_warmup_passes_on_what_it_was_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def warmup(dtypes: Any, *, functions: Any = None, progress: Callable[[int, int, str], None]) -> float:
+    def warmup(dtypes: Any, *, functions: Any, progress: Callable[[int, int, str], None], processes: int) -> float:
+        assert processes > 0
         progress(0, 2, "rows float32")
         progress(1, 2, f"{dtypes} {functions}")
         return 12.34
 
-    monkeypatch.setattr(fastce, "warmup", warmup)
+    monkeypatch.setattr(sys.modules["fastce.warmup"], "warmup", warmup)
     assert cli.main(["warmup", "--dtype", "float32", "bfloat16", "--what", "softmax"]) == 0
     out, err = capsys.readouterr()
     assert out == "compiled in 12.3 s\n"
@@ -247,7 +249,7 @@ def test_check_notices_results_that_depend_on_the_number_of_threads(monkeypatch:
 
     def kernel(task: Any) -> None:
         function(task)
-        if numbers[-1] > 1:
+        if numbers[-1] > 1 and task.loss is not None:
             task.loss[0] = np.nextafter(task.loss[0], np.float32(np.inf))
 
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
@@ -350,3 +352,23 @@ def test_closed_pipe_is_silent() -> None:
         os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 141
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_ctrl_c_ends_a_running_check_without_traceback(tmp_path: Path, compiled: bool) -> None:
+    env = os.environ if compiled else {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "fastce", "check"],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err == "\nfastce: interrupted\n"

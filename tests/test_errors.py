@@ -2,6 +2,7 @@
 
 import decimal
 import fractions
+import inspect
 import itertools
 import math
 
@@ -484,3 +485,44 @@ def test_any_argument_whatsoever_is_taken_or_refused(backend, name):
         else:
             assert isinstance(result, fastce.CrossEntropyResult)
     assert refused > len(ANYTHING) / 2
+
+
+def arguments_of(function, backend):
+    """Good arguments of any other public function, all that are arrays: none of them may change but by succeeding."""
+    logits = LOGITS.copy()
+    arguments = {
+        fastce.cross_entropy: {"logits": logits, "targets": TARGETS, "out": np.full((), 7, np.float32)},
+        fastce.cross_entropy_backward: {
+            "logits": logits,
+            "targets": TARGETS,
+            "lse": np.ones(4, np.float32),
+            "grad_out": logits,
+        },
+        fastce.logsumexp: {"logits": logits, "out": np.full(4, 7, np.float32)},
+        fastce.softmax: {"logits": logits, "out": logits},
+        fastce.log_softmax: {"logits": logits, "out": logits},
+        fastce.nll_loss: {"log_probs": logits, "targets": TARGETS, "out": np.full((), 7, np.float32)},
+    }[function]
+    return arguments if function is fastce.nll_loss else {**arguments, "backend": backend}
+
+
+OTHERS = ("cross_entropy", "cross_entropy_backward", "logsumexp", "softmax", "log_softmax", "nll_loss")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_argument_of_the_other_functions_is_taken_or_refused(backend, name):
+    function = getattr(fastce, name)
+    for parameter in inspect.signature(function).parameters:
+        refused = 0
+        for value in ANYTHING:
+            arguments = {**arguments_of(function, backend), parameter: value}
+            arrays = {k: (a, a.copy()) for k, a in arguments.items() if k != parameter and isinstance(a, np.ndarray)}
+            try:
+                result = function(**arguments)
+            except (TypeError, ValueError, IndexError):
+                for array, before in arrays.values():
+                    np.testing.assert_array_equal(array, before)
+                refused += 1
+            else:
+                assert isinstance(result, (np.ndarray, np.generic))
+        assert refused > len(ANYTHING) / 2, parameter

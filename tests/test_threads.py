@@ -6,6 +6,7 @@ must have computed, bit for bit, it reads from a file that one thread has writte
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,14 +31,12 @@ OPTIONS = {
 }
 
 PROCESS = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 if hasattr(signal, "alarm"):
     signal.alarm(SECONDS)
-import numba
 import numpy as np
 import fastce
-from fastce.kernels.cpu import threads
-
+IMPORTS
 def inputs(name):
     n_rows, n_classes = SHAPES[name]
     rng = np.random.default_rng(n_classes)
@@ -72,13 +71,14 @@ def load():
         return dict(file)
 """
 PROCESS = PROCESS.replace("(SECONDS)", f"({SECONDS})") + f"SHAPES, OPTIONS = {SHAPES}, {OPTIONS}\n"
+IMPORTS = "import numba; from fastce.kernels.cpu import threads"  # which the first call would do
 
 # Python warns of every fork of a process with threads, which is what is tested here.
 WARNINGS = ("-Werror", "-Wignore:This process:DeprecationWarning")
 
 
-def command(code, *arguments):
-    return [sys.executable, *WARNINGS, "-c", PROCESS + code, *map(str, arguments)]
+def command(code, *arguments, imports=IMPORTS):
+    return [sys.executable, *WARNINGS, "-c", PROCESS.replace("IMPORTS", imports) + code, *map(str, arguments)]
 
 
 def environment(layer=None, n_threads=None, **others):
@@ -95,10 +95,10 @@ def environment(layer=None, n_threads=None, **others):
     return {**env, **others}
 
 
-def run(code, *arguments, cwd=ROOT, complaint="", **env):
+def run(code, *arguments, imports=IMPORTS, cwd=ROOT, complaint="", **env):
     """Give what the code prints, in a process that must end well and say nothing else but that complaint."""
     done = subprocess.run(
-        command(code, *arguments),
+        command(code, *arguments, imports=imports),
         cwd=cwd,
         env=environment(**env),
         capture_output=True,
@@ -273,6 +273,14 @@ assert not wrong(expected)
     run(code, expected, layer=layer, n_threads=2)
 
 
+# Numba's own word on its threads, which are not used in the child.
+NOT_MAIN = (
+    "Numba: Attempted to fork from a non-main thread, "
+    "the TBB library may be in an invalid state in the child process."
+    "\n"
+)
+
+
 @needs_fork
 def test_fork_from_a_thread_that_is_not_the_first(layer, expected):
     code = """
@@ -283,13 +291,7 @@ worker.start()
 worker.join()
 assert statuses == [0] and not wrong(expected)
 """
-    # Numba's own word on its threads, which are not used in the child.
-    complaint = (
-        "Numba: Attempted to fork from a non-main thread, "
-        "the TBB library may be in an invalid state in the child process."
-        "\n"
-    )
-    run(code, expected, layer=layer, n_threads=2, complaint=complaint)
+    run(code, expected, layer=layer, n_threads=2, complaint=NOT_MAIN)
 
 
 @needs_fork
@@ -303,6 +305,178 @@ with multiprocessing.get_context("fork").Pool(3) as pool:
 assert not wrong(expected)
 """
     run(code, expected, layer=layer, n_threads=2)
+
+
+# Other threads in the first call of the process when it forks: importing the kernels, or compiling. What is slow is
+# made slower, so that the fork comes right then.
+
+SLOW_IMPORT = """
+expected = load()
+inside = threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fastce.kernels.cpu.launch":
+            inside.set()
+            time.sleep(1)
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("name", ["small", "rows"])
+def test_fork_while_another_thread_imports_the_kernels(expected, name):
+    # (`small` goes a way of its own to the kernels)
+    code = """
+worker = threading.Thread(target=is_right, args=[expected, sys.argv[2]])
+worker.start()
+inside.wait()
+status = in_child(lambda: is_right(expected, sys.argv[2]) and is_right(expected, "wide"))
+worker.join()
+assert status == 0
+"""
+    run(SLOW_IMPORT + code, expected, name, imports="")
+
+
+@needs_fork
+def test_fork_from_inside_the_import_of_the_kernels(expected):
+    code = """
+expected, statuses = load(), []
+class Forks:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fastce.kernels.cpu.launch" and not statuses:
+            statuses.append(None)
+            pid = os.fork()
+            if pid == 0:
+                statuses[:] = ["child"]  # and goes on, as the parent does
+            else:
+                statuses[:] = [os.waitpid(pid, 0)[1]]
+sys.meta_path.insert(0, Forks())
+right = not wrong(expected)
+if statuses == ["child"]:
+    os._exit(0 if right else 3)
+assert right and statuses == [0], statuses
+assert in_child(lambda: not wrong(expected)) == 0
+"""
+    run(code, expected, imports="")
+
+
+SLOW_COMPILER = """
+from numba.core import event
+compiling = threading.Event()
+class Slow(event.Listener):
+    def on_start(self, event):
+        if not compiling.is_set():
+            compiling.set()
+            time.sleep(1)
+    def on_end(self, event):
+        pass
+event.register("numba:run_pass", Slow())
+@numba.njit
+def somebody_else(x):
+    return x + 1
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("before", [True, False])
+def test_fork_while_another_thread_compiles(layer, expected, before):
+    code = """
+expected = load()
+if len(sys.argv) > 2:
+    assert not wrong(expected)
+worker = threading.Thread(target=somebody_else, args=[1])
+worker.start()
+compiling.wait()
+def child():
+    grandchild = in_child(lambda: somebody_else(1) == 2 and not wrong(expected))
+    return grandchild == 0 and not wrong(expected) and somebody_else(1) == 2
+assert in_child(child) == 0
+worker.join()
+assert somebody_else.signatures and not wrong(expected)
+"""
+    run(SLOW_COMPILER + code, expected, *["before"] * before, layer=layer, n_threads=2)
+
+
+@needs_fork
+def test_fork_from_the_thread_that_compiles(expected):
+    code = """
+from numba.core import event
+expected, statuses = load(), []
+class Forks(event.Listener):
+    def on_start(self, event):
+        if not statuses:
+            statuses.append(None)
+            statuses[0] = in_child(lambda: not wrong(expected))
+    def on_end(self, event):
+        pass
+event.register("numba:run_pass", Forks())
+@numba.njit
+def somebody_else(x):
+    return x + 1
+assert somebody_else(1) == 2 and statuses == [0]
+worker = threading.Thread(target=statuses.append, args=[1])  # a thread more, now that locks have come and gone
+worker.start()
+worker.join()
+assert in_child(lambda: not wrong(expected)) == 0 and not wrong(expected)
+"""
+    run(code, expected, n_threads=2)
+
+
+@needs_fork
+def test_fork_while_another_thread_starts_the_threads(layer, expected):
+    code = """
+from numba.np.ufunc import parallel
+expected, inside = load(), threading.Event()
+parallel._set_init_process_lock()
+def start():
+    with parallel._backend_init_process_lock:  # as `get_num_threads` does
+        inside.set()
+        time.sleep(1)
+        numba.get_num_threads()
+worker = threading.Thread(target=start)
+worker.start()
+inside.wait()
+statuses = [in_child(lambda: is_right(expected, "rows") and is_right(expected, "wide")) for _ in range(2)]
+worker.join()
+assert statuses == [0, 0] and not wrong(expected)
+"""
+    run(code, expected, layer=layer, n_threads=2, complaint=NOT_MAIN)  # "main" is for TBB who started the threads
+
+
+@needs_fork
+def test_forks_from_many_threads_while_others_call_for_the_first_time(expected):
+    code = """
+expected, statuses, bad, start = load(), [], [], threading.Barrier(6)
+inputs("small")  # imports numpy.random, which NumPy does late, and whose lock is nobody's business here
+def fork():
+    start.wait()
+    statuses.extend(in_child(lambda: is_right(expected, "small") and is_right(expected, "rows")) for _ in range(3))
+def call():
+    start.wait()
+    bad.extend(wrong(expected))
+workers = [threading.Thread(target=target) for target in (fork, call) * 3]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+assert not bad and statuses == [0] * 9, (bad, statuses)
+assert in_child(lambda: not wrong(expected)) == 0
+"""
+    run(code, expected, imports="", layer="workqueue", n_threads=2)
+
+
+@needs_fork
+def test_fork_while_another_thread_compiles_the_kernels(expected, tmp_path):
+    code = """
+expected, statuses = load(), []
+worker = threading.Thread(target=is_right, args=[expected, "rows"])
+worker.start()
+for _ in range(3):
+    statuses.append(in_child(lambda: is_right(expected, "rows")))
+worker.join()
+assert statuses == [0] * 3 and is_right(expected, "rows")
+"""
+    run(code, expected, n_threads=1, NUMBA_CACHE_DIR=str(tmp_path))
 
 
 # -- numbers of threads ------------------------------------------------------------------------------------------------
@@ -401,6 +575,42 @@ def test_ctrl_c_in_a_loop_of_calls(layer, expected):
     assert (process.returncode, out, err) == (0, "right\n", "")
 
 
+# Three times in the first call, a second and a half apart: compiling takes longer.
+COMPILING = """
+expected, stop = load(), threading.Event()
+def interrupt():
+    while not stop.wait(1.5):
+        os.kill(os.getpid(), signal.SIGINT)
+interrupter = threading.Thread(target=interrupt)
+interrupter.start()
+interrupted = 0
+while True:
+    try:
+        if interrupted == 3:
+            stop.set()
+            interrupter.join()
+        assert is_right(expected, "rows") and is_right(expected, "small")
+        stop.set()
+        interrupter.join()
+        break
+    except KeyboardInterrupt:
+        interrupted += 1
+assert interrupted and not wrong(expected)
+"""
+
+
+@needs_signals
+def test_ctrl_c_while_compiling(expected, tmp_path):
+    # (not by `run`: llvmlite says so when a Ctrl-C comes inside one of LLVM's calls into Python, where it is lost)
+    env = environment(n_threads=1, NUMBA_CACHE_DIR=str(tmp_path))
+    done = subprocess.run(
+        command(COMPILING, expected), cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    run("assert not wrong(load())", expected, n_threads=1, NUMBA_CACHE_DIR=str(tmp_path))
+
+
 # -- kernels on disk ---------------------------------------------------------------------------------------------------
 
 # Says which passes of the compiler ran: none where a kernel was there.
@@ -426,3 +636,37 @@ def test_later_processes_compile_nothing(expected):
     assert before
     assert run(PASSES + "assert not wrong(load()); print(len(passes))", expected, n_threads=2) == "0\n"
     assert files_in(folder) == before
+
+
+def test_kernels_of_a_folder_that_cannot_be_written(tmp_path):
+    site, home = tmp_path / "site", tmp_path / "home"
+    home.mkdir()
+    without_cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fastce", site / "fastce", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    shutil.copytree(ROOT / "kernels", site / "fastce" / "kernels", ignore=without_cache)
+    # Permissions would not stop root, so a file is where the folder of the kernels would be made.
+    blocker = site / "fastce" / "kernels" / "cpu" / "__pycache__"
+    blocker.touch()
+    code = (
+        PASSES
+        + """
+from fastce.kernels import cpu
+assert fastce.__file__.startswith(sys.argv[1])
+assert cpu.sum_rows(np.arange(5.0)) == 10.0  # compiled in a second, where the others take many
+assert cpu.scan_targets(np.arange(5), 5, 2, None, None) == (-1, 4, 4.0, 4.0)
+print(len(passes))
+"""
+    )
+    env = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "USERPROFILE")}
+    env |= {"NUMBA_CACHE_DIR": "", "PYTHONPATH": str(site), "n_threads": 1}
+    assert int(run(code, site, cwd=tmp_path, **env)) > 0
+    files = files_in(home)
+    assert {path.name.split("-")[0] for path in files} == {"targets.scan", "targets.sum_rows"}
+    assert run(code, site, cwd=tmp_path, **env) == "0\n"
+    assert files_in(home) == files
+    assert not files_in(site)
+
+    # Nowhere to write at all: everything is compiled, and works.
+    home.rename(tmp_path / "gone")
+    home.touch()
+    assert int(run(code, site, cwd=tmp_path, **env)) > 0

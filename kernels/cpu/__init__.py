@@ -6,10 +6,22 @@ import numpy as np
 
 from ..task import Array, Task
 from . import targets as _targets
+from .cache import NotOnDisk, only_from_disk
 from .call import LOG_SOFTMAX, SOFTMAX
 from .launch import LIMITS, plain, run
 
-__all__ = ["LIMITS", "cross_entropy", "log_softmax", "logsumexp", "plain", "scan_targets", "softmax", "sum_rows"]
+__all__ = [
+    "LIMITS",
+    "NotOnDisk",
+    "cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "only_from_disk",
+    "plain",
+    "scan_targets",
+    "softmax",
+    "sum_rows",
+]
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -38,8 +50,10 @@ def scan_targets(
     targets: Array, n_classes: int, ignore_index: int, weight: Array | None, sample_weight: Array | None
 ) -> tuple[int, int, float, float]:
     """Check the targets and sum their weights, as ``reference.scan_targets`` does."""
-    w = _NOTHING if weight is None else weight
-    s = _NOTHING if sample_weight is None else sample_weight
+    given = weight if sample_weight is None else sample_weight
+    nothing = _NOTHING if given is None else given[:0]  # of one type with what is given: another is another kernel
+    w = nothing if weight is None else weight
+    s = nothing if sample_weight is None else sample_weight
     result: tuple[int, int, float, float] = _targets.scan(targets, n_classes, ignore_index, w, s)
     return result
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numba import cfunc, njit, types
+from numba import njit, types
+from numba.core.ccallback import CFunc
+
+from .cache import keep_on_disk
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,16 +37,21 @@ def device(function: F) -> F:
 
 def serial(function: F) -> F:
     """A kernel called from Python, kept on disk between processes."""
-    compiled: F = njit(cache=True, **_COMMON)(function)
+    compiled: F = njit(**_COMMON)(function)
+    keep_on_disk(compiled, function)
     return compiled
 
 
 def parallel(function: F) -> F:
     """As ``serial``, its ``prange`` loops shared by Numba's threads."""
-    compiled: F = njit(cache=True, parallel=True, **_COMMON)(function)
+    compiled: F = njit(parallel=True, **_COMMON)(function)
+    keep_on_disk(compiled, function)
     return compiled
 
 
 def work(function: Callable[..., None]) -> Any:
     """Machine code reached by address, kept on disk: of two addresses and three numbers, see ``kernels.py``."""
-    return cfunc(types.void(*[types.int64] * 5), cache=True, error_model="numpy")(function)
+    compiled = CFunc(function, ([types.int64] * 5, types.void), {}, {"error_model": "numpy"})
+    keep_on_disk(compiled, function)
+    compiled.compile()
+    return compiled

@@ -24,7 +24,11 @@ _forked = False  # whether the threads were started in a parent of this process
 
 def available() -> int:
     """How many threads a parallel kernel would have; 1 where it must not be entered."""
-    return 1 if _forked else int(numba.get_num_threads())
+    if _forked:
+        return 1
+    if numba_pool._is_initialized:  # get_num_threads takes a lock shared with all forked children, to start threads
+        return int(numba_pool._get_num_threads())
+    return int(numba.get_num_threads())
 
 
 def run(shared: Callable[..., Any], serial: Callable[..., Any], args: tuple[Any, ...], alone: tuple[Any, ...]) -> Any:
