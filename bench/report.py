@@ -1,6 +1,6 @@
-"""Results (JSON) -> tables, in the terminal and in README.md, and the picture beside the JSON.
+"""Results (JSON) -> tables, in the terminal and in README.md, and the pictures beside the JSON.
 
-`python -m bench.report bench/results/NAME.json --readme README.md` writes them again from what was saved.
+`python -m fastce.bench.report bench/results/NAME.json --readme README.md` writes them again from what was saved.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .cases import FUNCTIONS, PROVIDERS
-from .picture import heatmap
+from .cases import FUNCTIONS, OURS, PROVIDERS, YARDSTICKS
+from .measurements import MEASUREMENTS
 from .run import Record, Results
 
 START, END = "<!-- benchmark:start -->", "<!-- benchmark:end -->"
-OWN = ("fastce", "fastce-in-place", "copy")  # all others are peers, with a column of speed-ups
-SHOWN = ("gradient", "float32")  # the table that the README shows unfolded, and the picture
+SHOWN = ("gradient", "float32")  # the table that the README shows unfolded, and its pictures
 
 Table = list[list[str]]  # the header, then the rows
 
@@ -49,24 +48,140 @@ def groups(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     return {key: [r for r in records if (r["function"], r["dtype"]) == key] for key in order}
 
 
+def tables(results: Results) -> dict[str, Table]:
+    """Lay out everything that was measured, by title; the speed first, the table that is shown unfolded at its head."""
+    found = {}
+    for key, records in groups(select(results, "speed")).items():
+        found[title(key)] = table(records)
+    for name, measurement in MEASUREMENTS.items():
+        if name in TABLES:
+            for key, records in groups(select(results, name)).items():
+                found[f"{capital(measurement.title)}: {title(key)}"] = TABLES[name](records)
+    return found
+
+
+def select(results: Results, measurement: str) -> list[Record]:
+    """Records of one measurement."""
+    return [r for r in results["records"] if r["measurement"] == measurement]
+
+
 def table(records: Sequence[Record]) -> Table:
-    """Tabulate the times; speed-ups over the peers and share of copy speed, each with its spread; GB/s."""
-    names = [name for name in PROVIDERS if all(name in r["times"] for r in records)]
-    have_fastce = "fastce" in names
-    peers = [name for name in names if name not in OWN] if have_fastce else []
-    share = ["copy"] if have_fastce and "copy" in names else []
+    """Tabulate times; speed-ups over NumPy and the best peer, share of copy and read speed, with spreads; GB/s."""
+    names = [name for name in PROVIDERS if any(name in r["times"] for r in records)]
+    ours = "fastce" in names
+    shares = {name: text for name, text in YARDSTICKS.items() if ours and name in names}
+    over_numpy, over_best = ours and "numpy" in names, ours and any(peers(r) for r in records)
     header = ["rows x classes", *(PROVIDERS[name].title for name in names)]
-    header += [f"over {PROVIDERS[name].title}" for name in peers]
-    header += ["of copy speed"] * len(share) + ["GB/s"] * have_fastce
+    header += ["over NumPy"] * over_numpy + ["over the best peer"] * over_best
+    header += [f"of {text}" for text in shares.values()] + ["GB/s"] * ours
     rows = [header]
     for r in records:
-        row = [f"{r['n_rows']:,} x {r['n_classes']:,}"]
-        row += [duration(r["times"][name]["median"]) for name in names]
-        row += [with_spread(*ratio(r, name, "fastce")) for name in (*peers, *share)]
-        if have_fastce:
-            row.append(f"{r['bytes_moved'] / r['times']['fastce']['median'] / 1e9:.2f}")
+        row = [shape(r)]
+        row += [duration(r["times"][name]["median"]) if name in r["times"] else "" for name in names]
+        if over_numpy:
+            row.append(with_spread(*ratio(r, "numpy", "fastce")) if "numpy" in r["times"] else "")
+        if over_best:
+            best = best_peer(r)
+            row.append(f"{with_spread(*ratio(r, best, 'fastce'))} {PROVIDERS[best].title}" if best else "")
+        row += [with_spread(*ratio(r, name, "fastce")) for name in shares]
+        if ours:
+            row.append(f"{gigabytes_per_second(r, 'fastce'):.2f}")
         rows.append(row)
     return rows
+
+
+def peers(r: Record) -> list[str]:
+    """Who competes with fastce in a record."""
+    return [name for name in r["times"] if name not in OURS and name not in YARDSTICKS]
+
+
+def best_peer(r: Record) -> str | None:
+    """Name the fastest of them."""
+    return min(peers(r), key=lambda name: r["times"][name]["median"], default=None)
+
+
+def gigabytes_per_second(r: Record, name: str) -> float:
+    """Bytes that must move, by the time."""
+    return r["bytes_moved"] / r["times"][name]["median"] / 1e9
+
+
+def shape(r: Record) -> str:
+    """Write rows and classes."""
+    return f"{r['n_rows']:,} x {r['n_classes']:,}"
+
+
+def relative_table(records: Sequence[Record]) -> Table:
+    """Tabulate the time of the first contender, and the others' in its units."""
+    first, *others = records[0]["times"]
+    rows = [["rows x classes", first, *others]]
+    for r in records:
+        ratios = [with_spread(*ratio(r, name, first)) for name in others]
+        rows.append([shape(r), duration(r["times"][first]["median"]), *ratios])
+    return rows
+
+
+def threads_table(records: Sequence[Record]) -> Table:
+    """Tabulate the time on one thread, and how many times faster more threads are."""
+    first, *others = records[0]["times"]
+    rows = [["rows x classes", first, *(f"speed-up on {name}" for name in others)]]
+    for r in records:
+        ratios = [with_spread(*ratio(r, first, name)) for name in others]
+        rows.append([shape(r), duration(r["times"][first]["median"]), *ratios])
+    return rows
+
+
+def sweep_table(records: Sequence[Record]) -> Table:
+    """Tabulate nanoseconds an element, and how many times the cheaper of its neighbours that is."""
+    costs = [cost(r) for r in records]
+    rows = [["rows x classes", "ns an element", "of its neighbours'"]]
+    for i, r in enumerate(records):
+        beside = costs[max(0, i - 1) : i] + costs[i + 1 : i + 2]
+        rows.append([shape(r), f"{costs[i]:.3f}", f"{costs[i] / min(beside):.2f}" if beside else ""])
+    return rows
+
+
+def cost(r: Record) -> float:
+    """Nanoseconds an element that fastce takes."""
+    return r["times"]["fastce"]["median"] / (r["n_rows"] * r["n_classes"]) * 1e9
+
+
+def accuracy_table(records: Sequence[Record]) -> Table:
+    """Tabulate errors, a contender in each row."""
+    keys = {key: text for key, text in ERRORS.items() if any(key in v for r in records for v in r["values"].values())}
+    rows = [["rows x classes", "", *keys.values()]]
+    for r in records:
+        for name, values in r["values"].items():
+            rows.append([shape(r), PROVIDERS[name].title, *(number(values[k]) if k in values else "" for k in keys)])
+    return rows
+
+
+def memory_table(records: Sequence[Record]) -> Table:
+    """Tabulate peaks, a contender in each row."""
+    rows = [["rows x classes", "", "MB", "times the logits"]]
+    for r in records:
+        for name, values in r["values"].items():
+            rows.append([shape(r), PROVIDERS[name].title, f"{values['bytes'] / 1e6:.1f}", f"{values['logits']:.2f}"])
+    return rows
+
+
+ERRORS = {"loss": "loss, ulp", "median": "median element", "p99": "99 of 100 below", "max": "worst element"}
+TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
+    "accuracy": accuracy_table,
+    "threads": threads_table,
+    "sweep": sweep_table,
+    "allocation": relative_table,
+    "options": relative_table,
+    "memory": memory_table,
+}
+
+
+def number(value: float) -> str:
+    """Write a number with three digits.
+
+    >>> number(123456.0), number(0.5), number(0.0)
+    ('123,000', '0.5', '0')
+    """
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -94,59 +209,64 @@ def with_spread(value: float, low: float, high: float) -> str:
 def losses(records: Sequence[Record]) -> list[str]:
     """Name the cells where a peer is faster than fastce."""
     return [
-        f"{PROVIDERS[peer].title} at {r['n_rows']:,} x {r['n_classes']:,} ({title((r['function'], r['dtype']))})"
+        f"{PROVIDERS[peer].title} at {shape(r)} ({title((r['function'], r['dtype']))})"
         for r in records
-        for peer in r["times"]
-        if peer not in OWN and "fastce" in r["times"] and ratio(r, peer, "fastce")[0] < 1
+        for peer in peers(r)
+        if "fastce" in r["times"] and ratio(r, peer, "fastce")[0] < 1
     ]
 
 
 def title(key: tuple[str, str]) -> str:
     """Title of one table."""
-    return f"{FUNCTIONS[key[0]].title[0].upper()}{FUNCTIONS[key[0]].title[1:]}, {key[1]}"
+    return f"{capital(FUNCTIONS[key[0]].title)}, {key[1]}"
+
+
+def capital(text: str) -> str:
+    """Begin with a capital, unless it is the name of a function."""
+    return text if text in FUNCTIONS and text != "forward" else text[0].upper() + text[1:]
 
 
 def facts(results: Results) -> list[str]:
     """Sentences on machine, versions, command, and how to read the tables."""
     machine = "; ".join(f"{name} {text}" for name, text in results["machine"].items())
     versions = ", ".join(f"{name} {text}" for name, text in results["versions"].items())
-    slower = losses(results["records"])
+    speed = select(results, "speed")
     lines = [
         f"Machine: {machine}.",
         f"Versions: {versions}.",
         f"Command: `{results['command']}`, {results['date']}.",
         "Times are medians of at least nine interleaved rounds, Python included, gradient array preallocated; ratios "
         "are ratios of medians (in brackets the least and the most that their quartiles allow). Copy: as many bytes "
-        "read and written by all threads and nothing computed; 1.00 of copy speed would be as fast as that.",
+        "read and written by all threads and nothing computed; 1.00 of copy speed would be as fast as that. Read: the "
+        "logits summed up as integers by all threads, beside functions that write no array.",
     ]
-    lines += [f"Left out: {PROVIDERS[name].title} ({reason})." for name, reason in results["left_out"].items()]
-    if any("fastce" in r["times"] for r in results["records"]):
-        lines.append(f"Faster than fastce: {'; '.join(slower) if slower else 'none in this run'}.")
+    for name, reason in results["left_out"].items():
+        lines.append(f"Left out: {PROVIDERS[name].title if name in PROVIDERS else name} ({reason}).")
+    if any("fastce" in r["times"] for r in speed):
+        lines.append(f"Faster than fastce: {'; '.join(losses(speed)) or 'none in this run'}.")
     return lines
 
 
 def to_text(results: Results) -> str:
     """Lay the tables out for the terminal."""
     parts = []
-    for key, records in groups(results["records"]).items():
-        rows = table(records)
+    for name, rows in tables(results).items():
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        parts.append("\n".join([title(key), "", *lines]))
+        parts.append("\n".join([name, "", *lines]))
     return "\n\n".join([*parts, "\n".join(facts(results))])
 
 
-def to_markdown(results: Results, picture: str | None = None) -> str:
-    """Lay the tables out for the README: picture and first table in sight, the others folded."""
-    parts = [f"![Speed-up of fastce over NumPy by shape]({picture})"] if picture else []
-    for i, (key, records) in enumerate(groups(results["records"]).items()):
-        header, *rows = table(records)
+def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
+    """Lay the tables out for the README: pictures, by their titles, and first table in sight, the others folded."""
+    parts = [f"![{name}]({path})" for name, path in pictures.items()]
+    for i, (name, (header, *rows)) in enumerate(tables(results).items()):
         ruler = ["---:"] * len(header)
         body = "\n".join("| " + " | ".join(row) + " |" for row in (header, ruler, *rows))
         if i == 0:
-            parts.append(f"{title(key)}:\n\n{body}")
+            parts.append(f"{name}:\n\n{body}")
         else:
-            parts.append(f"<details><summary>{title(key)}</summary>\n\n{body}\n\n</details>")
+            parts.append(f"<details><summary>{name}</summary>\n\n{body}\n\n</details>")
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in facts(results))])
 
 
@@ -166,28 +286,32 @@ def write_between_markers(path: Path, text: str) -> None:
 
 
 def write_readme(results: Results, readme: Path, json_path: Path) -> None:
-    """Put the tables into the README, and the picture (an SVG beside the JSON) if NumPy and fastce were timed."""
-    shown = groups(results["records"]).get(SHOWN, [])
-    cells = [r for r in shown if {"fastce", "numpy"} <= r["times"].keys()]
-    link = None
-    if cells:
-        picture = json_path.with_suffix(".svg")
-        speedups = {(r["n_rows"], r["n_classes"]): ratio(r, "numpy", "fastce")[0] for r in cells}
-        picture.write_text(heatmap(speedups, title(SHOWN)), encoding="utf-8")
-        link = Path(os.path.relpath(picture, readme.parent)).as_posix()
-    write_between_markers(readme, to_markdown(results, link))
+    """Put the tables into the README, and the pictures, SVG files beside the JSON."""
+    from . import plots
+
+    links = {}
+    for name, (text, svg) in plots.pictures(results).items():
+        picture = json_path.with_name(f"{json_path.stem}-{name}.svg")
+        picture.write_text(svg, encoding="utf-8")
+        links[text] = Path(os.path.relpath(picture, readme.parent)).as_posix()
+    write_between_markers(readme, to_markdown(results, links))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print saved results; write them into the README."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=main.__doc__)
-    parser.add_argument("json", type=Path, help="file written by python -m bench --json")
+    """Print saved results; write them into the README, or as a page of HTML."""
+    parser = argparse.ArgumentParser(prog="python -m fastce.bench.report", description=main.__doc__)
+    parser.add_argument("json", type=Path, help="file written by python -m fastce bench --json")
     parser.add_argument("--readme", type=Path, help="file with the markers")
+    parser.add_argument("--html", type=Path, help="page to write")
     options = parser.parse_args(arguments)
     results = load(options.json)
     print(to_text(results))
     if options.readme:
         write_readme(results, options.readme, options.json)
+    if options.html:
+        from . import page
+
+        page.save(results, options.html)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `python -m fastce info`, `warmup` and `check`."""
+"""The command line: `python -m fastce info`, `warmup`, `check` and `bench`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ OK, WRONG, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = _parser().parse_args(argv)
+    args.arguments = sys.argv[1:] if argv is None else argv
     try:
         status: int = args.command(args)
         sys.stdout.flush()
@@ -32,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .bench import command
+
     parser = argparse.ArgumentParser(prog="python -m fastce", description="Tools around the library fastce.")
-    commands = parser.add_subparsers(required=True, metavar="{info,warmup,check}")
+    commands = parser.add_subparsers(required=True, metavar="{info,warmup,check,bench}")
 
     info = commands.add_parser("info", help="print versions, processor, threads, cache folder and optional parts")
     info.add_argument("--json", action="store_true", help="print it as JSON")
@@ -50,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="fewer types and shapes")
     check.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     check.set_defaults(command=_check)
+
+    bench = commands.add_parser("bench", help="time fastce beside other libraries on this machine")
+    command.add_options(bench)
+    bench.set_defaults(command=_bench)
     return parser
 
 
@@ -96,6 +103,16 @@ def _check(args: argparse.Namespace) -> int:
     from . import selfcheck
 
     return OK if selfcheck.run(quick=args.quick) else WRONG
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import command
+
+    bar = _ProgressBar()
+    try:
+        return command.main(args, args.arguments[1:], progress=bar, close=bar.close)
+    finally:
+        bar.close()
 
 
 class _ProgressBar:
