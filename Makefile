@@ -1,7 +1,8 @@
 # On a fresh machine with only python3 (3.10 or newer), pip and make:
 #
-#     make test     ruff, mypy and the whole test suite
-#     make bench    the quick benchmark and training on real data
+#     make test           ruff, mypy and the whole test suite
+#     make bench          the quick benchmark and training on real data
+#     make bench-peers    the whole benchmark beside PyTorch, JAX, scikit-learn and SciPy, an hour or more
 #
 # Both first install the package and what they need into .venv, and do so again only when pyproject.toml changes.
 # Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest).
@@ -16,12 +17,12 @@ BIN := $(VENV)/bin
 endif
 PY := "$(BIN)/python"
 
-.PHONY: test slow lint format bench install clean
+.PHONY: test slow lint format bench bench-peers install browser clean
 
 # A cache of its own, empty at first: numba's key is the file of the outermost function alone, so kernels compiled
 # before an edit to a helper in another file would be tested in place of the new ones.
 test slow: export NUMBA_CACHE_DIR := $(CURDIR)/.numba_cache
-test: lint
+test: lint browser
 	rm -rf .numba_cache
 	$(PY) -m pytest $(ARGS)
 
@@ -39,8 +40,12 @@ format: install
 	$(PY) -m ruff format .
 
 bench: $(VENV)/installed-bench
-	$(PY) -m bench --quick
-	$(PY) -m bench.train_digits
+	$(PY) -m fastce bench --quick
+	$(PY) -m fastce.bench.train_digits
+
+# On Linux, pip's PyTorch may bring CUDA along; it is not used. Who wants the CPU wheel puts it into .venv first.
+bench-peers: $(VENV)/installed-peers
+	$(PY) -m fastce bench --full --json bench/results/peers.json --html bench/results/peers.html
 
 install: $(VENV)/installed-dev
 
@@ -48,6 +53,13 @@ $(VENV)/installed-%: pyproject.toml | $(VENV)/made
 	@echo "==> Installing fastce[$*] into $(VENV)"
 	$(PY) -m pip install --editable ".[$*]"
 	@touch "$@"
+
+# The benchmark's page is tested in Chromium. Without a browser, and no way to install one, that test is skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name > /dev/null && exit 0; done; \
+	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && \
+	    apt-get update -qq && apt-get install -qq --no-install-recommends chromium > /dev/null; } \
+	|| echo "==> No browser to test the benchmark's page in"
 
 # Debian and Ubuntu split ensurepip off into python3-venv; without it, the machine's own pip puts a pip there.
 $(VENV)/made:

@@ -126,9 +126,9 @@ QUICK = {
     ("logsumexp", "float32"): [(1024, 1000)],
     ("softmax", "float32"): [(1024, 1000)],
     ("log_softmax", "float32"): [(1024, 1000)],
-    ("gradient", "bfloat16"): [(65536, 10), (8192, 1000), (32, 50257)],
-    ("forward", "bfloat16"): [(8192, 1000)],
-    ("gradient", "float16"): [(8192, 1000)],
+    ("gradient", "bfloat16"): [(65536, 10), (1024, 1000), (32, 50257)],
+    ("forward", "bfloat16"): [(1024, 1000)],
+    ("gradient", "float16"): [(1024, 1000)],
 }
 
 

@@ -1,7 +1,7 @@
 """Two saved runs: what of fastce became slower or faster, beyond the noise that both runs saw.
 
-A change counts where the medians differ by more than the quartile spreads of both runs together. What did not change
-between the runs, peers and yardsticks, tells how much the machine itself did.
+A change counts where the medians differ by more than 5 % and than the quartile spreads of both runs together. Peers and
+yardsticks, which nobody changed, tell how much the machine did.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .measurements import MEASURED_BY_PROVIDER, title_of
 from .report import duration, shape, title
 from .run import Record, Results, Times
 
+LEAST = 0.05  # a change below this share is noise, whatever the quartiles say: runs differ more than their rounds do
 Key = tuple[str, str, str, int, int, str]  # measurement, function, type, rows, classes, contender
 
 
@@ -38,7 +39,7 @@ class Change(NamedTuple):
     @property
     def real(self) -> bool:
         """Whether it is more than noise."""
-        return abs(self.ratio - 1) > self.noise
+        return abs(self.ratio - 1) > max(self.noise, LEAST)
 
     def __str__(self) -> str:
         times = f"{duration(self.old['median'])} -> {duration(self.new['median'])}"

@@ -171,9 +171,10 @@ def _copy(source: Array, out: Array) -> None:
 @numba.njit(parallel=True)
 def _sum(source: Array, sums: Array) -> None:
     for block in numba.prange(sums.size):
+        part = source[source.size * block // sums.size : source.size * (block + 1) // sums.size]
         total = np.int64(0)
-        for i in range(source.size * block // sums.size, source.size * (block + 1) // sums.size):
-            total += source[i]
+        for i in range(part.size):
+            total += part[i]
         sums[block] = total
 
 

@@ -86,14 +86,19 @@ def _section(name: str, heading: str, figures: Iterable[plots.Figure]) -> str:
         return ""
     body = "\n".join(
         f'<figure data-function="{f.function}" data-dtype="{f.dtype}" data-peer="{f.peer}">\n'
-        f"<h3>{escape(plots.headline(f))} <small>{escape(report.title((f.function, f.dtype)))}</small></h3>\n"
-        f"{f.svg}\n<figcaption>{escape(f.caption)}</figcaption></figure>"
+        f"<h3>{escape(_subtitle(f))}</h3>\n{f.svg}\n<figcaption>{_with_code(f.caption)}</figcaption></figure>"
         for f in found
     )
     return (
         f'<section id="{name}"><h2>{escape(heading)}</h2>\n{body}\n'
         '<p class="none" hidden>Not measured for this choice.</p></section>'
     )
+
+
+def _subtitle(figure: plots.Figure) -> str:
+    """Say what a figure shows of its section."""
+    shown = report.title((figure.function, figure.dtype))
+    return f"{shown}, beside {plots.peer_title(figure.peer)}" if figure.peer else shown
 
 
 def _table(name: str, rows: report.Table) -> str:

@@ -124,7 +124,7 @@ def _place(mark: Mark) -> str:
 
 def _roofline(records: Numbered) -> str:
     series = []
-    for name in (*YARDSTICKS, *reversed([name for name in PROVIDERS if name not in YARDSTICKS])):
+    for name in PROVIDERS:
         marks = [
             Mark(
                 r["n_rows"] * r["n_classes"] * TYPES[r["dtype"]].itemsize,
@@ -169,7 +169,12 @@ def _sweep(records: Numbered) -> Drawn:
     ]
     ticks = {float(1 << i): f"{1 << i:,}" for i in range(20)}
     caption = "Time of one call by its elements, which are as many at every number of classes: in a cache all the time."
-    yield "sweep", "", caption, chart([Series("fastce", "fastce", marks, True)], "classes", "ns", x_ticks=ticks)
+    yield (
+        "sweep",
+        "",
+        caption,
+        chart([Series("fastce", "fastce", marks, True)], "classes", "ns an element", log_y=True, x_ticks=ticks),
+    )
 
 
 def _threads(records: Numbered) -> Drawn:
@@ -178,11 +183,12 @@ def _threads(records: Numbered) -> Drawn:
     for i, r in records:
         first, *others = r["times"]
         most = max([most, *(int(name.split()[0]) for name in others)])
-        found[shape(r)] = [
-            Bar(name, "fastce", ratio(r, first, name)[0], times(ratio(r, first, name)[0]), i) for name in others
-        ]
+        for name in others:
+            value = ratio(r, first, name)[0]
+            found.setdefault(name, []).append(Bar(shape(r), "fastce", value, times(value), i))
     if most > 1:
-        yield "threads", "", f"Over one thread; the line is {most}.", bars(found, "times faster", line=float(most))
+        text = f"Over one thread; the line is {most} times, which memory does not allow where it is the limit."
+        yield "threads", "", text, bars(found, "times faster", line=float(most))
 
 
 def _accuracy(records: Numbered) -> Drawn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -51,12 +52,10 @@ def groups(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
 def tables(results: Results) -> dict[str, Table]:
     """Lay out everything that was measured, by title; the speed first, the table that is shown unfolded at its head."""
     found = {}
-    for key, records in groups(select(results, "speed")).items():
-        found[title(key)] = table(records)
     for name, measurement in MEASUREMENTS.items():
-        if name in TABLES:
-            for key, records in groups(select(results, name)).items():
-                found[f"{capital(measurement.title)}: {title(key)}"] = TABLES[name](records)
+        for key, records in groups(select(results, name)).items():
+            heading = title(key) if name == "speed" else f"{capital(measurement.title)}: {title(key)}"
+            found[heading] = TABLES[name](records)
     return found
 
 
@@ -65,7 +64,7 @@ def select(results: Results, measurement: str) -> list[Record]:
     return [r for r in results["records"] if r["measurement"] == measurement]
 
 
-def table(records: Sequence[Record]) -> Table:
+def speed_table(records: Sequence[Record]) -> Table:
     """Tabulate times; speed-ups over NumPy and the best peer, share of copy and read speed, with spreads; GB/s."""
     names = [name for name in PROVIDERS if any(name in r["times"] for r in records)]
     ours = "fastce" in names
@@ -166,6 +165,7 @@ def memory_table(records: Sequence[Record]) -> Table:
 
 ERRORS = {"loss": "loss, ulp", "median": "median element", "p99": "99 of 100 below", "max": "worst element"}
 TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
+    "speed": speed_table,
     "accuracy": accuracy_table,
     "threads": threads_table,
     "sweep": sweep_table,
@@ -206,6 +206,9 @@ def with_spread(value: float, low: float, high: float) -> str:
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+_SPREAD = re.compile(r" \([\d.]+ to [\d.]+\)")
+
+
 def losses(records: Sequence[Record]) -> list[str]:
     """Name the cells where a peer is faster than fastce."""
     return [
@@ -236,9 +239,9 @@ def facts(results: Results) -> list[str]:
         f"Versions: {versions}.",
         f"Command: `{results['command']}`, {results['date']}.",
         "Times are medians of at least nine interleaved rounds, Python included, gradient array preallocated; ratios "
-        "are ratios of medians (in brackets the least and the most that their quartiles allow). Copy: as many bytes "
-        "read and written by all threads and nothing computed; 1.00 of copy speed would be as fast as that. Read: the "
-        "logits summed up as integers by all threads, beside functions that write no array.",
+        "are ratios of medians (in brackets, where they stand, the least and the most that their quartiles allow). Copy: "
+        "as many bytes read and written by all threads and nothing computed; 1.00 of copy speed would be as fast as "
+        "that. Read: the logits summed up as integers by all threads, beside functions that write no array.",
     ]
     for name, reason in results["left_out"].items():
         lines.append(f"Left out: {PROVIDERS[name].title if name in PROVIDERS else name} ({reason}).")
@@ -250,7 +253,8 @@ def facts(results: Results) -> list[str]:
 def to_text(results: Results) -> str:
     """Lay the tables out for the terminal."""
     parts = []
-    for name, rows in tables(results).items():
+    for name, with_spreads in tables(results).items():
+        rows = [[_SPREAD.sub("", cell) for cell in row] for row in with_spreads]  # lines are long enough without
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         parts.append("\n".join([name, "", *lines]))
@@ -258,8 +262,11 @@ def to_text(results: Results) -> str:
 
 
 def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
-    """Lay the tables out for the README: pictures, by their titles, and first table in sight, the others folded."""
+    """Lay the tables out for the README: three pictures, by their titles, and a table in sight, the others folded."""
     parts = [f"![{name}]({path})" for name, path in pictures.items()]
+    if len(parts) > 3:
+        more = "\n\n".join(parts[3:])
+        parts[3:] = [f"<details><summary>More plots</summary>\n\n{more}\n\n</details>"]
     for i, (name, (header, *rows)) in enumerate(tables(results).items()):
         ruler = ["---:"] * len(header)
         body = "\n".join("| " + " | ".join(row) + " |" for row in (header, ruler, *rows))

@@ -82,14 +82,18 @@ def chart(
     log_y: bool = False,
     x_ticks: Mapping[float, str] | None = None,
 ) -> str:
-    """Draw series over a logarithmic x axis, the legend above."""
+    """Draw series over a logarithmic x axis, the legend above; the first lies on top."""
     marks = [mark for one in series for mark in one.marks]
     left, right, height, top = 56, 12, 330, 24 + 20 * _legend_lines(series)
     x_low, x_high = min(m.x for m in marks), max(m.x for m in marks)
     y_high = max(m.y for m in marks)
     y_low = min(m.y for m in marks) if log_y else 0.0
-    y_ticks = _log_ticks(y_low, y_high) if log_y else _linear_ticks(y_high)
-    y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
+    if log_y:
+        y_low, y_high = y_low / 1.25, y_high * 1.25
+        y_ticks = [tick for tick in _log_ticks(y_low, y_high) if y_low <= tick <= y_high]
+    else:
+        y_ticks = _linear_ticks(y_high)
+        y_high = y_ticks[-1]
     width, depth = WIDTH - left - right, height - 52
 
     def at_x(value: float) -> float:
@@ -109,8 +113,8 @@ def chart(
         parts.append(text(at_x(tick), top + depth + 19, label, "muted middle"))
     parts.append(f'<path d="M{left} {top + depth}H{WIDTH - right}" class="axis"/>')
     parts.append(text(left + width / 2, top + depth + 40, x_label, "muted middle"))
-    parts.append(text(left - 48, top - 10, y_label, "muted"))
-    for one in series:
+    parts.append(text(4, top - 10, y_label, "muted"))
+    for one in reversed(series):
         points = [(at_x(m.x), at_y(m.y)) for m in one.marks]
         if one.line and len(points) > 1:
             path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
@@ -176,10 +180,10 @@ def text(x: float, y: float, content: str, css: str = "") -> str:
 def times(ratio: float) -> str:
     """Write a ratio.
 
-    >>> times(7.31), times(41.2), times(0.5)
-    ('7.3×', '41×', '0.5×')
+    >>> times(41.2), times(7.31), times(0.963)
+    ('41×', '7.3×', '0.96×')
     """
-    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.095 else f"{ratio:.2f}×"
+    return f"{ratio:.{0 if ratio >= 9.95 else 1 if ratio >= 1.995 else 2}f}×"
 
 
 def _figure(parts: Sequence[str], width: float, height: float) -> str:
@@ -201,7 +205,7 @@ def _legend_lines(series: Sequence[Series]) -> int:
 def _legend_places(series: Sequence[Series], left: float) -> list[tuple[float, int]]:
     places, x, line = [], left, 0
     for one in series:
-        width = 34 + 7.6 * len(one.name)
+        width = 40 + 6.6 * len(one.name)
         if x + width > WIDTH and x > left:
             x, line = left, line + 1
         places.append((x, line))
@@ -225,7 +229,7 @@ def _legend(series: Sequence[Series], left: float) -> list[str]:
 def _log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten, with 2 and 5 times them where that gives few, from at most `low` on."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1.0,) if last - first > 3 else (1.0, 2.0, 5.0)
+    steps = (1.0,) if last - first > 4 else (1.0, 2.0, 5.0)
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     below, above = max(t for t in ticks if t <= low * 1.0001), min([t for t in ticks if t >= high] or [ticks[-1]])
     return [t for t in ticks if below <= t <= above]

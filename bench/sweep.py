@@ -20,11 +20,9 @@ LARGEST = 4100
 # Every size of the kernels for few classes and a few beyond; then one below, at and one above each power of two and
 # three halves of it, where vectors, unrolled loops and chunks begin and end; and halfway to the next.
 _BORDERS = [size for power in range(5, 13) for size in (1 << power, 3 << (power - 1)) if size <= LARGEST]
-CLASSES = tuple(
-    sorted({*range(1, 35), *(b + d for b in _BORDERS for d in (-1, 0, 1)), *(5 * b // 4 for b in _BORDERS), LARGEST})
-)
-CLASSES = tuple(size for size in CLASSES if size <= LARGEST)
-QUICK = (1, 2, 3, 5, 8, 10, 16, 17, 24, 32, 33, 64, 65, 100, 128, 256, 512, 1000, 1024, 1025, 2048, 4096, 4100)
+_AROUND = [around for border in _BORDERS for around in (border - 1, border, border + 1, 5 * border // 4)]
+CLASSES = tuple(sorted({*range(1, 35), *(size for size in _AROUND if size < LARGEST), LARGEST}))
+QUICK = (1, 2, 3, 5, 10, 16, 17, 32, 33, 64, 128, 256, 512, 1024, 1025, 4096)
 
 
 def run(case: Case, classes: Sequence[int]) -> list[Record]:
