@@ -89,10 +89,7 @@ def _section(name: str, heading: str, figures: Iterable[plots.Figure]) -> str:
         f"<h3>{escape(_subtitle(f))}</h3>\n{f.svg}\n<figcaption>{_with_code(f.caption)}</figcaption></figure>"
         for f in found
     )
-    return (
-        f'<section id="{name}"><h2>{escape(heading)}</h2>\n{body}\n'
-        '<p class="none" hidden>Not measured for this choice.</p></section>'
-    )
+    return f'<section id="{name}" class="figures"><h2>{escape(heading)}</h2>\n{body}</section>'
 
 
 def _subtitle(figure: plots.Figure) -> str:

@@ -71,7 +71,7 @@ def grid(cells: Mapping[tuple[int, int], Mark], corner: tuple[str, str]) -> str:
             label = text(x + wide / 2, y + high / 2 + 5, times(mark.y), "strong middle" + " on" * (share > 0.45))
             shade = f'<rect {box} class="{css}" fill-opacity="{0.1 + 0.9 * share:.2f}"/>'
             parts.append(_marked(shade + label, mark))
-    return _figure(parts, left + wide * len(columns) + 4, top + high * len(rows) + 4)
+    return _figure(parts, max(WIDTH, left + wide * len(columns) + 4), top + high * len(rows) + 4)
 
 
 def chart(
@@ -86,6 +86,8 @@ def chart(
     marks = [mark for one in series for mark in one.marks]
     left, right, height, top = 56, 12, 330, 24 + 20 * _legend_lines(series)
     x_low, x_high = min(m.x for m in marks), max(m.x for m in marks)
+    if x_high < 4 * x_low:
+        x_low, x_high = x_low / 2, x_high * 2
     y_high = max(m.y for m in marks)
     y_low = min(m.y for m in marks) if log_y else 0.0
     if log_y:
@@ -97,8 +99,7 @@ def chart(
     width, depth = WIDTH - left - right, height - 52
 
     def at_x(value: float) -> float:
-        span = math.log(x_high / x_low) or 1.0
-        return left + 14 + (width - 28) * math.log(value / x_low) / span
+        return left + 14 + (width - 28) * math.log(value / x_low) / math.log(x_high / x_low)
 
     def at_y(value: float) -> float:
         share = math.log(value / y_low) / math.log(y_high / y_low) if log_y else value / y_high

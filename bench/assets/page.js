@@ -17,10 +17,14 @@ function show() {
   for (const figure of figures) {
     figure.hidden = Object.entries(figure.dataset).some(([key, value]) => value && value !== choice[key]);
   }
-  for (const section of document.querySelectorAll("section")) {
-    const none = section.querySelector(".none");
-    if (none) none.hidden = [...section.querySelectorAll("figure")].some((figure) => !figure.hidden);
+  const missing = [];
+  for (const section of document.querySelectorAll("section.figures")) {
+    section.hidden = [...section.querySelectorAll("figure")].every((figure) => figure.hidden);
+    if (section.hidden) missing.push(section.querySelector("h2").textContent);
   }
+  const none = document.getElementById("none");
+  none.hidden = !missing.length;
+  none.textContent = `Not measured for this choice: ${missing.join("; ").toLowerCase()}.`;
 }
 
 function change() {
