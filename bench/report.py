@@ -239,9 +239,9 @@ def facts(results: Results) -> list[str]:
         f"Versions: {versions}.",
         f"Command: `{results['command']}`, {results['date']}.",
         "Times are medians of at least nine interleaved rounds, Python included, gradient array preallocated; ratios "
-        "are ratios of medians (in brackets, where they stand, the least and the most that their quartiles allow). Copy: "
-        "as many bytes read and written by all threads and nothing computed; 1.00 of copy speed would be as fast as "
-        "that. Read: the logits summed up as integers by all threads, beside functions that write no array.",
+        "are ratios of medians (in brackets, where they stand, the least and the most that their quartiles allow). "
+        "Copy: as many bytes read and written by all threads and nothing computed; 1.00 of copy speed would be as fast "
+        "as that. Read: the logits summed up as integers by all threads, beside functions that write no array.",
     ]
     for name, reason in results["left_out"].items():
         lines.append(f"Left out: {PROVIDERS[name].title if name in PROVIDERS else name} ({reason}).")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import ml_dtypes
 import numba
 import numpy as np
@@ -412,7 +414,7 @@ def test_sweep_has_every_size_where_something_may_begin():
     assert list(sizes) == sorted(set(sizes))
     assert (sizes[0], sizes[-1]) == (1, 4100)
     assert {size + d for size in (32, 64, 128, 256, 512, 1024, 2048, 4096) for d in (-1, 0, 1)} <= set(sizes)
-    assert max(later / size for size, later in zip(sizes, sizes[1:], strict=False) if size > 34) < 1.3
+    assert max(later / size for size, later in itertools.pairwise(sizes) if size > 34) < 1.3
 
 
 def test_threads_are_what_they_say_and_are_put_back(hurry):
@@ -444,8 +446,7 @@ def test_options_that_compute_something_else_are_not_timed(monkeypatch):
 
 
 def test_errors_in_units_in_the_last_place():
-    one = np.float64(1)
-    assert accuracy.in_ulp(one + [0, 2.0**-23, -(2.0**-24)], np.array([1.0, 1.0, 1.0]), "float32").tolist() == [
+    assert accuracy.in_ulp(1 + np.array([0, 2.0**-23, -(2.0**-24)]), np.ones(3), "float32").tolist() == [
         0,
         1,
         0.5,
