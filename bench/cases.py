@@ -93,7 +93,7 @@ CLASSES = {
     128256: "of Llama 3",
     262144: "of Gemma 3",
 }
-MOST_BYTES = 1 << 30  # of logits in a cell
+MOST_ELEMENTS = 1 << 28  # of logits in a cell: 1 GiB of float32
 PROVIDERS = {
     "fastce": Provider("fastce", ("fastce",), EXACT, contenders.FASTCE),
     "fastce-in-place": Provider("fastce in place", ("fastce",), EXACT, contenders.FASTCE_IN_PLACE),
@@ -140,7 +140,7 @@ def select(
     rows: Collection[int] = (),
     classes: Collection[int] = (),
 ) -> list[Case]:
-    """List the cells: shapes of the quick choice or all up to 1 GiB, for some functions and types.
+    """List the cells: shapes of the quick choice or all up to `MOST_ELEMENTS`, for some functions and types.
 
     With `rows` or `classes`, every pair of them, whatever the choice; those not given are all of the table. Cells
     that share their logits stand side by side.
@@ -152,7 +152,7 @@ def select(
         for n_rows in rows or ROWS
         for n_classes in classes or CLASSES
         for case in (Case(function, dtype, n_rows, n_classes) for function in FUNCTIONS)
-        if case.function in functions and dtype in dtypes and case.logits_bytes <= MOST_BYTES
+        if case.function in functions and dtype in dtypes and n_rows * n_classes <= MOST_ELEMENTS
         if own or not quick or (n_rows, n_classes) in QUICK.get((case.function, dtype), [])
     ]
 

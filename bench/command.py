@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="cells of every regime, about a minute (the default)")
-    size.add_argument("--full", action="store_true", help="every cell up to 1 GiB of logits; takes an hour or more")
+    size.add_argument("--full", action="store_true", help="every cell up to 1 GiB of float32; takes an hour or two")
     for option, known, text in (
         ("--measure", MEASUREMENTS, "what to measure"),
         ("--function", FUNCTIONS, "what is computed"),
@@ -49,6 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, nargs="+", type=_size, metavar="N", default=[], help=f"{text}, in place of the built-in cells"
         )
+    parser.add_argument(
+        "--limit", type=_size, metavar="MB", default=1 << 20, help="leave out cells whose logits are larger than this"
+    )
     parser.add_argument("--threads", type=_size, metavar="N", help="threads of each contender (default: all)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save the results")
     parser.add_argument("--html", type=Path, metavar="PATH", help="write a report with plots, one page of HTML")
@@ -136,6 +139,7 @@ def choose(args: argparse.Namespace) -> tuple[Choice, dict[str, str]]:
         dtypes=dtypes,
         rows=args.rows,
         classes=args.classes,
+        limit=args.limit * 10**6,
     )
     return choice, {**left_out, **no_types}
 

@@ -20,6 +20,7 @@ class Choice(NamedTuple):
     dtypes: list[str]
     rows: list[int]
     classes: list[int]
+    limit: int  # bytes of logits in a cell
 
     @property
     def budget(self) -> float:
@@ -57,6 +58,7 @@ def steps(name: str, choice: Choice) -> list[Step]:
         )
     else:
         cells = [c for c in table if c.function in functions and c.dtype in choice.dtypes]
+    cells = [case for case in cells if case.logits_bytes <= choice.limit]
     return [Step(f"{measurement.title}: {case}", partial(measurement.run, case, choice)) for case in cells]
 
 

@@ -130,7 +130,7 @@ def chart(
 def bars(groups: Mapping[str, Sequence[Bar]], x_label: str, *, log: bool = False, line: float | None = None) -> str:
     """Draw groups of bars, each under its title; `line` is a value that a vertical line marks."""
     every = [bar for group in groups.values() for bar in group]
-    left, right, high = 150, 110, 22
+    left, right, high = 150, 24 + 7.4 * max(len(bar.text) for bar in every), 22
     most = max([bar.value for bar in every] + ([line] if line is not None else [])) or 1.0
     low = 0.1 if log else 0.0
 
