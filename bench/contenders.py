@@ -141,14 +141,17 @@ NUMPY: dict[str, Builder] = {"forward": numpy_forward, "gradient": numpy_gradien
 
 # --- yardsticks: as many bytes, and nothing computed
 
+ONE_THREAD = 1 << 13  # words of 64 bits: with fewer, one thread is done before another is awake
+
 
 def copy(p: Problem, share: int) -> Contender:
-    """`out[i] = in[i]` of one `share`-th of the logits, by all threads."""
+    """`out[i] = in[i]` of one `share`-th of the logits, by all threads unless it is small."""
     source, out = (words(array)[: -(-array.nbytes // 8 // share)] for array in (p.logits, p.out))
-    _copy(source, out)
+    run = _copy if source.size >= ONE_THREAD else _copy_alone
+    run(source, out)
     if not np.array_equal(source, out):
         raise AssertionError("the copy does not copy")
-    return Contender(lambda: _copy(source, out), None)
+    return Contender(lambda: run(source, out), None)
 
 
 def read(p: Problem) -> Contender:
@@ -156,26 +159,29 @@ def read(p: Problem) -> Contender:
     source = words(p.logits)
     n_blocks = max(1, min(source.size >> 9, 8 * numba.get_num_threads()))  # a block of 4 KiB or more
     sums = np.zeros(n_blocks, np.int64)
-    _sum(source, sums)
+    run = _sum if source.size >= ONE_THREAD else _sum_alone
+    run(source, sums)
     if sums.sum() != source.sum():
         raise AssertionError("the sum is wrong")
-    return Contender(lambda: _sum(source, sums), None)
+    return Contender(lambda: run(source, sums), None)
 
 
-@numba.njit(parallel=True)
-def _copy(source: Array, out: Array) -> None:
+def _copy_loop(source: Array, out: Array) -> None:
     for i in numba.prange(source.size):
         out[i] = source[i]
 
 
-@numba.njit(parallel=True)
-def _sum(source: Array, sums: Array) -> None:
+def _sum_loop(source: Array, sums: Array) -> None:
     for block in numba.prange(sums.size):
         part = source[source.size * block // sums.size : source.size * (block + 1) // sums.size]
         total = np.int64(0)
         for i in range(part.size):
             total += part[i]
         sums[block] = total
+
+
+_copy, _copy_alone = numba.njit(parallel=True)(_copy_loop), numba.njit(_copy_loop)
+_sum, _sum_alone = numba.njit(parallel=True)(_sum_loop), numba.njit(_sum_loop)
 
 
 def words(array: Array) -> NDArray[np.int64]:

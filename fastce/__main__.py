@@ -17,8 +17,8 @@ OK, WRONG, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    args = _parser().parse_args(argv)
-    args.arguments = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser(argv).parse_args(argv)
     try:
         status: int = args.command(args)
         sys.stdout.flush()
@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    from .bench import command
-
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastce", description="Tools around the library fastce.")
     commands = parser.add_subparsers(required=True, metavar="{info,warmup,check,bench}")
 
@@ -55,8 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     bench = commands.add_parser("bench", help="time fastce beside other libraries on this machine")
-    command.add_options(bench)
-    bench.set_defaults(command=_bench)
+    if argv[:1] == ["bench"]:  # its options are read from its tables, which the other commands do without
+        from .bench import command
+
+        command.add_options(bench)
+    bench.set_defaults(command=_bench, arguments=argv[1:])
     return parser
 
 
@@ -110,7 +111,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     bar = _ProgressBar()
     try:
-        return command.main(args, args.arguments[1:], progress=bar, close=bar.close)
+        return command.main(args, args.arguments, progress=bar, close=bar.close)
     finally:
         bar.close()
 

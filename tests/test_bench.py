@@ -196,9 +196,13 @@ def test_large_gradients_are_sampled_with_both_ends():
     assert np.array_equal(sample(5, 50), np.arange(5))
 
 
+# They take minutes, and torch.compile warns of what torch itself does.
+SLOW_START = (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if PROVIDERS[name].slow_start else ()) for name in cases.installed()[0]],
+    [pytest.param(name, marks=SLOW_START * PROVIDERS[name].slow_start) for name in cases.installed()[0]],
 )
 @pytest.mark.parametrize("dtype", cases.TYPES)
 def test_every_provider_that_is_installed_passes_the_check(name, dtype):

@@ -481,7 +481,7 @@ def test_command_line_checks_times_prints_and_saves(hurry, monkeypatch, tmp_path
 
 def test_slow_starters_are_left_out_of_the_quick_choice_and_named(monkeypatch):
     monkeypatch.setattr(cases, "find_spec", lambda name: object())
-    parser = cli._parser()
+    parser = cli._parser(["bench"])
     choice, left_out = command.choose(parser.parse_args(["bench"]))
     assert "torch" in choice.providers
     assert list(left_out) == ["torch-compile"]
