@@ -120,7 +120,8 @@ class Oracle:
         error = np.abs(array[self.rows].astype(np.float64) - want).max(axis=1)
         largest = np.abs(want).max(axis=1)
         if function == "gradient":
-            allowed = np.minimum(tolerance.grad / len(self._logits), tolerance.row * largest)
+            of_row = tolerance.row * largest if tolerance.row < _NONE else _NONE  # 0 * inf is no bound
+            allowed = np.minimum(tolerance.grad / len(self._logits), of_row)
         elif function == "logsumexp":
             allowed = tolerance.loss * np.maximum(largest, 1)
         else:

@@ -45,14 +45,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"who competes: {', '.join(PEERS)} (default: all that are installed)",
     )
-    for option, text in (("--rows", "numbers of rows"), ("--classes", "numbers of classes")):
+    for option, least, text in (("--rows", 1, "numbers of rows"), ("--classes", 2, "numbers of classes")):
         parser.add_argument(
-            option, nargs="+", type=_size, metavar="N", default=[], help=f"{text}, in place of the built-in cells"
+            option,
+            nargs="+",
+            type=_at_least(least),
+            metavar="N",
+            default=[],
+            help=f"{text}, in place of the built-in cells",
         )
     parser.add_argument(
-        "--limit", type=_size, metavar="MB", default=1 << 20, help="leave out cells whose logits are larger than this"
+        "--limit",
+        type=_at_least(1),
+        metavar="MB",
+        default=1 << 20,
+        help="leave out cells whose logits are larger than this",
     )
-    parser.add_argument("--threads", type=_size, metavar="N", help="threads of each contender (default: all)")
+    parser.add_argument("--threads", type=_at_least(1), metavar="N", help="threads of each contender (default: all)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save the results")
     parser.add_argument("--html", type=Path, metavar="PATH", help="write a report with plots, one page of HTML")
     parser.add_argument(
@@ -64,11 +73,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _size(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {value}")
+        return value
+
+    return number
 
 
 def main(

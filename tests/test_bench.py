@@ -196,6 +196,17 @@ def test_large_gradients_are_sampled_with_both_ends():
     assert np.array_equal(sample(5, 50), np.arange(5))
 
 
+@pytest.mark.parametrize("name", ["fastce", "numpy"])
+def test_one_class_is_checked_like_any_number(name):
+    problem = Problem(5, 1, np.dtype(np.float32))
+    Oracle(problem).check(
+        name, "gradient", PROVIDERS[name].builders["gradient"](problem), PROVIDERS[name].tolerance["float32"]
+    )
+    broken = Contender(lambda: None, lambda _: (0.0, np.full((5, 1), 1e-5)))
+    with pytest.raises(AssertionError, match="gradient of row 0 off by"):
+        Oracle(problem).check(name, "gradient", broken, PROVIDERS[name].tolerance["float32"])
+
+
 # They take minutes, and torch.compile warns of what torch itself does.
 SLOW_START = (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))
 

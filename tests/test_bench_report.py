@@ -514,6 +514,8 @@ def test_a_wrong_contender_ends_the_run(hurry, monkeypatch, capsys):
         (["--peers", "fastce"], "fastce"),
         (["--measure", "luck"], "luck"),
         (["--rows", "0"], "must be 1 or more"),
+        (["--classes", "1"], "must be 2 or more"),
+        (["--threads", "two"], "invalid number value: 'two'"),
         (["--quick", "--full"], "not allowed with"),
         (["--compare", "a"], "--compare"),
     ],
