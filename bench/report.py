@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -258,7 +259,8 @@ def to_text(results: Results) -> str:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         parts.append("\n".join([name, "", *lines]))
-    return "\n\n".join([*parts, "\n".join(facts(results))])
+    lines = [textwrap.fill(line, 118, subsequent_indent="  ", break_on_hyphens=False) for line in facts(results)]
+    return "\n\n".join([*parts, "\n".join(lines)])
 
 
 def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
