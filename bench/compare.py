@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from .cases import OURS
 from .measurements import MEASURED_BY_PROVIDER, title_of
-from .report import duration, shape, title
 from .run import Record, Results, Times
+from .tables import duration, shape, title
 
 LEAST = 0.05  # a change below this share is noise, whatever the quartiles say: runs differ more than their rounds do
 Key = tuple[str, str, str, int, int, str]  # measurement, function, type, rows, classes, contender

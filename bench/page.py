@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from . import plots, report
+from . import plots, tables
 from .cases import FUNCTIONS, PROVIDERS, TYPES
 from .measurements import title_of
 from .run import Results
@@ -29,8 +29,8 @@ def to_html(results: Results) -> str:
         "controls": _controls(results, figures),
         "subtitle": escape(f"{results['machine'].get('processor', '')}, {results['date']}"),
         "sections": "\n".join(_section(name, text, figures) for name, text in plots.SECTIONS.items()),
-        "tables": "\n".join(_table(name, rows) for name, rows in report.tables(results).items()),
-        "facts": "\n".join(f"<li>{_with_code(line)}</li>" for line in report.facts(results)),
+        "tables": "\n".join(_table(name, rows) for name, rows in tables.tables(results).items()),
+        "facts": "\n".join(f"<li>{_with_code(line)}</li>" for line in tables.facts(results)),
         "data": _json(_embedded(results)),
         "script": _asset("page.js"),
     }
@@ -94,11 +94,11 @@ def _section(name: str, heading: str, figures: Iterable[plots.Figure]) -> str:
 
 def _subtitle(figure: plots.Figure) -> str:
     """Say what a figure shows of its section."""
-    shown = report.title((figure.function, figure.dtype))
+    shown = tables.title((figure.function, figure.dtype))
     return f"{shown}, beside {plots.peer_title(figure.peer)}" if figure.peer else shown
 
 
-def _table(name: str, rows: report.Table) -> str:
+def _table(name: str, rows: tables.Table) -> str:
     header, *body = rows
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)

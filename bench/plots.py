@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .cases import PROVIDERS, TYPES, YARDSTICKS
-from .report import (
+from .run import Record, Results
+from .svg import Bar, Mark, Series, bars, chart, grid, standalone, times
+from .tables import (
     SHOWN,
     best_peer,
     cost,
@@ -22,8 +24,6 @@ from .report import (
     shape,
     title,
 )
-from .run import Record, Results
-from .svg import Bar, Mark, Series, bars, chart, grid, standalone, times
 
 BEST = "best"  # in place of a peer's name: the fastest of each cell
 NARROW = 64  # classes; fewer are drawn hollow: one row is shorter than a few vectors

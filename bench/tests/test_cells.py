@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastce.bench.cases import PROVIDERS, Case, installed
-from fastce.bench.report import ratio
 from fastce.bench.run import prepare, record
+from fastce.bench.tables import ratio
 from fastce.bench.timing import no_collection
 
 
