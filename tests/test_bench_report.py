@@ -16,7 +16,7 @@ import numba
 import pytest
 
 from fastce import __main__ as cli
-from fastce.bench import cases, command, compare, measurements, page, plots, report, run, svg, timing, variants
+from fastce.bench import cases, command, compare, measurements, page, plots, report, run, svg, tables, timing, variants
 from fastce.bench.cases import PROVIDERS
 
 ROOT = Path(__file__).parent.parent
@@ -79,10 +79,10 @@ def some_results(left_out=None):
 
 
 def test_table_has_times_ratios_and_share_of_copy():
-    (key, records), (other, _), _ = report.groups(report.select(some_results(), "speed")).items()
+    (key, records), (other, _), _ = tables.groups(tables.select(some_results(), "speed")).items()
     assert key == ("gradient", "float32")
     assert other == ("forward", "float32")
-    header, row, small = report.speed_table(records)
+    header, row, small = tables.speed_table(records)
     cell = dict(zip(header, row, strict=True))
     assert cell["rows x classes"] == "8,192 x 1,000"
     assert cell["fastce"] == "1 ms"
@@ -98,13 +98,13 @@ def test_table_has_times_ratios_and_share_of_copy():
 
 
 def test_forward_has_its_share_of_read_speed():
-    header, row = report.tables(some_results())["Forward, float32"]
+    header, row = tables.tables(some_results())["Forward, float32"]
     assert dict(zip(header, row, strict=True))["of read speed"].startswith("0.40 (")
 
 
 def test_tables_of_the_other_measurements():
-    tables = report.tables(some_results())
-    of = {name.partition(":")[0]: rows for name, rows in tables.items() if ":" in name}
+    found = tables.tables(some_results())
+    of = {name.partition(":")[0]: rows for name, rows in found.items() if ":" in name}
     assert len(of) == len(measurements.MEASUREMENTS) - 1
     assert of["Accuracy"][1] == ["8,192 x 1,000", "fastce", "0.25", "0.5", "2", "123,000"]
     assert of["Thread scaling"][0][1:] == ["1 thread", "speed-up on 2 threads"]
@@ -131,13 +131,13 @@ def test_report_says_where_it_loses_and_what_was_left_out():
     [(2.5e-6, "2.5 us"), (999.6e-6, "1 ms"), (0.0123456, "12.3 ms"), (0.99951, "1 s"), (12.345, "12.3 s")],
 )
 def test_durations(seconds, text):
-    assert report.duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 def test_table_without_fastce_has_times_alone():
     records = some_results()["records"][:1]
     del records[0]["times"]["fastce"]
-    assert report.speed_table(records)[0] == ["rows x classes", "NumPy", "PyTorch", "copy", "read"]
+    assert tables.speed_table(records)[0] == ["rows x classes", "NumPy", "PyTorch", "copy", "read"]
 
 
 def test_results_survive_json(tmp_path):
@@ -362,14 +362,14 @@ def test_numbers_of_the_page_are_those_of_the_results(in_browser):
     for index, peer, text, lines in told:
         r = results["records"][index]
         if peer:
-            against = report.best_peer(r) if peer == plots.BEST else peer
-            assert text == svg.times(report.ratio(r, against, "fastce")[0])
+            against = tables.best_peer(r) if peer == plots.BEST else peer
+            assert text == svg.times(tables.ratio(r, against, "fastce")[0])
         titles = {
             measurements.title_of(n, r["measurement"]) if r["measurement"] != "sweep" else n: t
             for n, t in r["times"].items()
         }
         medians = {line[0]: line[1] for line in lines if line[0] in titles}
-        assert medians == {title: report.duration(t["median"]) for title, t in titles.items()}
+        assert medians == {title: tables.duration(t["median"]) for title, t in titles.items()}
         for name, values in r["values"].items():
             line = next(line for line in lines if line[0] == PROVIDERS[name].title)
             assert [float(cell.split()[1]) for cell in line[1:]] == [float(f"{v:.3g}") for v in values.values()]
