@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -96,8 +97,7 @@ def main(
             return _compare(*args.compare)
         for path in (args.json, args.html):  # now, not after the run
             if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
+                _try_to_write(path)
         if args.threads:
             _use_threads(args.threads)
     except (OSError, ValueError) as error:
@@ -156,6 +156,15 @@ def choose(args: argparse.Namespace) -> tuple[Choice, dict[str, str]]:
     return choice, {**left_out, **no_types}
 
 
+def _try_to_write(path: Path) -> None:
+    """Raise OSError if the file cannot be written; leave nothing behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = path.exists()
+    path.touch()
+    if not there:
+        path.unlink()
+
+
 def _use_threads(number: int) -> None:
     """Let everybody have so many threads. JAX counts the cores that it may use: let it see as many."""
     numba.set_num_threads(number)
@@ -166,7 +175,7 @@ def _use_threads(number: int) -> None:
 def _compare(old: Path, new: Path) -> int:
     try:
         found = compare.compare(report.load(old), report.load(new))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{old} and {new} must be files that --json saved ({error!r})") from error
     print(found.text)
     return WRONG if found.slower else OK

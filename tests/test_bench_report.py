@@ -451,7 +451,9 @@ def test_comparison_of_no_results_is_a_wrong_command_line(text, tmp_path, capsys
     if text is not None:
         path.write_text(text)
     assert cli.main(["bench", "--compare", str(path), str(path)]) == 2
-    assert "python -m fastce bench: error: " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("python -m fastce bench: error: ")
+    assert str(path) in err
 
 
 # --- command line
@@ -529,7 +531,8 @@ def test_wrong_command_lines(arguments, message, capsys):
 
 def test_a_place_that_cannot_be_written_is_told_before_the_run(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert cli.main(["bench", "--json", str(tmp_path / "file" / "a.json")]) == 2
+    assert cli.main(["bench", "--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "file" / "a.html")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # no empty a.json
     assert capsys.readouterr().err.startswith("python -m fastce bench: error: ")
 
 
