@@ -105,7 +105,8 @@ def _speed(records: Numbered) -> Drawn:
     if records:
         caption = (
             "Bytes that must move, by the time. The dashed line is a plain copy of as many bytes: nothing that reads "
-            f"and writes can be faster. Hollow: fewer than {NARROW} classes."
+            "and writes can be faster. Dotted, where nothing is written: a plain sum. "
+            f"Hollow: fewer than {NARROW} classes."
         )
         yield "roofline", "", caption, _roofline(records)
 
