@@ -1,7 +1,8 @@
 # On a fresh machine with only python3 (3.10 or newer), pip and make:
 #
-#     make test     ruff, mypy and the whole test suite
-#     make bench    the quick benchmark and training on real data
+#     make test           ruff, mypy and the whole test suite
+#     make bench          the quick benchmark and training on real data
+#     make bench-peers    the whole benchmark beside PyTorch, JAX, scikit-learn and SciPy, an hour or two
 #
 # Both first install the package and what they need into .venv, and do so again only when pyproject.toml changes.
 # Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest).
@@ -16,9 +17,9 @@ BIN := $(VENV)/bin
 endif
 PY := "$(BIN)/python"
 
-.PHONY: test slow lint format bench install clean
+.PHONY: test slow lint format bench bench-peers install browser clean
 
-test: lint
+test: lint browser
 	$(PY) -m pytest $(ARGS)
 
 slow: install
@@ -34,8 +35,12 @@ format: install
 	$(PY) -m ruff format .
 
 bench: $(VENV)/installed-bench
-	$(PY) -m bench --quick
-	$(PY) -m bench.train_digits
+	$(PY) -m fastce bench --quick
+	$(PY) -m fastce.bench.train_digits
+
+# On Linux, pip's PyTorch may bring CUDA along; it is not used. Who wants the CPU wheel puts it into .venv first.
+bench-peers: $(VENV)/installed-peers
+	$(PY) -m fastce bench --full --json bench/results/peers.json --html bench/results/peers.html
 
 install: $(VENV)/installed-dev
 
@@ -43,6 +48,13 @@ $(VENV)/installed-%: pyproject.toml | $(VENV)/made
 	@echo "==> Installing fastce[$*] into $(VENV)"
 	$(PY) -m pip install --editable ".[$*]"
 	@touch "$@"
+
+# The benchmark's page is tested in Chromium. Without a browser, and no way to install one, that test is skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome chrome; do command -v $$name > /dev/null && exit 0; done; \
+	{ command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ] && \
+	    apt-get update -qq && apt-get install -qq --no-install-recommends chromium > /dev/null; } \
+	|| echo "==> No browser to test the benchmark's page in"
 
 # Debian and Ubuntu split ensurepip off into python3-venv; without it, the machine's own pip puts a pip there.
 $(VENV)/made:

@@ -4,14 +4,23 @@
 `cases.py`          the table: shapes, types, functions with the bytes they move, providers, quick choice
 `data.py`           synthetic logits: some rows sure and right, some sure and wrong, some unsure
 `baseline.py`       the NumPy baseline
-`contenders.py`     one small function for each provider and function of the table
+`contenders.py`     one small function for each provider and function: fastce, NumPy, copy, read; `peers.py`: the others
 `check.py`          every contender against the float64 oracle, before it is timed
 `timing.py`         interleaved rounds
 `run.py`            data, check, timing: case -> record; a list of records with the machine: results
-`report.py`         results (JSON) -> tables in the terminal and in README.md, and the picture (`picture.py`)
-`test_*.py`         the same table for pytest-benchmark: `pytest bench`
+`measurements.py`   the table of what can be measured beside the speed; `sweep.py`, `variants.py`, `accuracy.py` and
+                    `memory.py` do it
+`command.py`        the command line, `python -m fastce bench`
+`tables.py`         results -> tables; `report.py`: tables in the terminal and in README.md
+`plots.py`          results -> SVG, drawn by `svg.py`; `page.py`: results -> one HTML page with all of it
+`compare.py`        two saved runs: what became slower
 `train_*.py`        training on real data with fastce and with the baseline
+`tests/`            the same table for pytest-benchmark: `pytest bench`
 ==================  ==================================================================================
 
-`python -m bench --help` lists the options of the command line.
+`python -m fastce bench --help` lists the options of the command line.
 """
+
+# The folder stands at the top level of the repository, where anybody's `bench` may stand.
+if __name__ != "fastce.bench":
+    raise ImportError(f"this package is fastce.bench, not {__name__}: import it under that name")

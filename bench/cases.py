@@ -1,18 +1,15 @@
 """The one table of the benchmark: shapes, types, functions with the bytes they move, providers, and the quick choice.
 
-A new library is a row of `PROVIDERS` (with its functions in `contenders.py`); a new function is a row of `FUNCTIONS`.
+A new library is a row of `PROVIDERS` (with its functions in `peers.py`); a new function is a row of `FUNCTIONS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ml_dtypes
-import numpy as np
-
-from . import contenders
+from . import contenders, peers
 from .check import COARSE, EXACT, NAIVE, Tolerance
 from .contenders import Builder
 
@@ -25,13 +22,24 @@ class Function(NamedTuple):
     writes: int
 
 
+class Type(NamedTuple):
+    """A type of the logits: bytes of an element, and the package that brings it to NumPy."""
+
+    itemsize: int
+    needs: str
+
+
 class Provider(NamedTuple):
-    """A contender by name: its title, the package it needs, its tolerances by type, its builders by function."""
+    """A contender by name: its title, the packages it needs, its tolerances by type, its builders by function.
+
+    A type without tolerance is one that it does not take. `slow_start`: compiles for many seconds at each new shape.
+    """
 
     title: str
-    needs: str
+    needs: tuple[str, ...]
     tolerance: dict[str, Tolerance]
     builders: dict[str, Builder]
+    slow_start: bool = False
 
 
 class Case(NamedTuple):
@@ -43,24 +51,31 @@ class Case(NamedTuple):
     n_classes: int
 
     @property
+    def logits_bytes(self) -> int:
+        """Bytes of the logits."""
+        return self.n_rows * self.n_classes * TYPES[self.dtype].itemsize
+
+    @property
     def bytes_moved(self) -> int:
-        """Bytes that must move: each logit read, each gradient element written, an int64 target read per row.
+        """Bytes that must move: each logit read, each element of a result written, an int64 target read per row.
 
         Cache lines that the processor reads only because they are about to be written are not counted.
         """
         function = FUNCTIONS[self.function]
-        cells = self.n_rows * self.n_classes * TYPES[self.dtype].itemsize
-        return (function.reads + function.writes) * cells + 8 * self.n_rows
+        return (function.reads + function.writes) * self.logits_bytes + 8 * self.n_rows
 
     def __str__(self) -> str:
         return f"{FUNCTIONS[self.function].title}, {self.dtype}, {self.n_rows:,} x {self.n_classes:,}"
 
 
 FUNCTIONS = {
-    "forward": Function("forward", reads=1, writes=0),
     "gradient": Function("loss with gradient", reads=1, writes=1),
+    "forward": Function("forward", reads=1, writes=0),
+    "logsumexp": Function("logsumexp", reads=1, writes=0),
+    "softmax": Function("softmax", reads=1, writes=1),
+    "log_softmax": Function("log_softmax", reads=1, writes=1),
 }
-TYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+TYPES = {"float32": Type(4, "numpy"), "bfloat16": Type(2, "ml_dtypes"), "float16": Type(2, "numpy")}
 ROWS = {
     1: "one decision; also the split along classes",
     32: "a small minibatch",
@@ -78,34 +93,21 @@ CLASSES = {
     128256: "of Llama 3",
     262144: "of Gemma 3",
 }
-MOST_BYTES = 1 << 30  # of logits in a cell
+MOST_ELEMENTS = 1 << 28  # of logits in a cell: 1 GiB of float32
 PROVIDERS = {
-    "fastce": Provider(
-        "fastce",
-        "fastce",
-        EXACT,
-        {"forward": contenders.fastce_forward, "gradient": contenders.fastce_gradient},
-    ),
-    "fastce-in-place": Provider("fastce in place", "fastce", EXACT, {"gradient": contenders.fastce_in_place}),
-    "numpy": Provider(
-        "NumPy",
-        "numpy",
-        NAIVE,
-        {"forward": contenders.numpy_forward, "gradient": contenders.numpy_gradient},
-    ),
-    "torch": Provider(
-        "PyTorch",
-        "torch",
-        COARSE,
-        {"forward": contenders.torch_forward, "gradient": contenders.torch_gradient},
-    ),
-    "copy": Provider(
-        "copy",
-        "numba",
-        EXACT,
-        {"forward": contenders.copy_forward, "gradient": contenders.copy_gradient},
-    ),
+    "fastce": Provider("fastce", ("fastce",), EXACT, contenders.FASTCE),
+    "fastce-in-place": Provider("fastce in place", ("fastce",), EXACT, contenders.FASTCE_IN_PLACE),
+    "numpy": Provider("NumPy", ("numpy",), NAIVE, contenders.NUMPY),
+    "scipy": Provider("SciPy", ("scipy",), {"float32": NAIVE["float32"]}, peers.SCIPY),
+    "sklearn": Provider("scikit-learn", ("sklearn",), {"float32": NAIVE["float32"]}, peers.SKLEARN),
+    "torch": Provider("PyTorch", ("torch",), COARSE, peers.TORCH),
+    "torch-compile": Provider("torch.compile", ("torch",), COARSE, peers.TORCH_COMPILE, slow_start=True),
+    "jax": Provider("JAX", ("jax", "optax"), COARSE, peers.JAX),
+    "copy": Provider("copy", ("numba",), EXACT, contenders.COPY),
+    "read": Provider("read", ("numba",), EXACT, contenders.READ),
 }
+OURS = ("fastce", "fastce-in-place")
+YARDSTICKS = {"copy": "copy speed", "read": "read speed"}  # they compute nothing; all others are peers
 
 # Every regime in seconds: a call that is all overhead, narrow in and out of cache, rows in and out of cache, wide.
 QUICK = {
@@ -121,34 +123,63 @@ QUICK = {
         (1, 262144),
     ],
     ("forward", "float32"): [(32, 10), (65536, 10), (8192, 1000), (1, 262144)],
-    ("gradient", "bfloat16"): [(65536, 10), (8192, 1000), (32, 50257)],
-    ("forward", "bfloat16"): [(8192, 1000)],
+    ("logsumexp", "float32"): [(1024, 1000)],
+    ("softmax", "float32"): [(1024, 1000)],
+    ("log_softmax", "float32"): [(1024, 1000)],
+    ("gradient", "bfloat16"): [(65536, 10), (1024, 1000), (32, 50257)],
+    ("forward", "bfloat16"): [(1024, 1000)],
+    ("gradient", "float16"): [(1024, 1000)],
 }
 
 
 def select(
-    *, quick: bool, functions: Iterable[str] = tuple(FUNCTIONS), dtypes: Iterable[str] = tuple(TYPES)
+    *,
+    quick: bool,
+    functions: Collection[str] = tuple(FUNCTIONS),
+    dtypes: Collection[str] = tuple(TYPES),
+    rows: Collection[int] = (),
+    classes: Collection[int] = (),
 ) -> list[Case]:
-    """List the cells: shapes of the quick choice or all up to 1 GiB, for some functions and types.
+    """List the cells: shapes of the quick choice or all up to `MOST_ELEMENTS`, for some functions and types.
 
-    Cells that share their logits stand side by side.
+    With `rows` or `classes`, every pair of them, whatever the choice; those not given are all of the table. Cells
+    that share their logits stand side by side.
     """
-    functions, dtypes = set(functions), set(dtypes)
+    own = bool(rows or classes)
     return [
-        Case(function, dtype, n_rows, n_classes)
+        case
         for dtype in TYPES
-        for n_rows in ROWS
-        for n_classes in CLASSES
-        for function in FUNCTIONS
-        if function in functions and dtype in dtypes
-        if n_rows * n_classes * TYPES[dtype].itemsize <= MOST_BYTES
-        if not quick or (n_rows, n_classes) in QUICK.get((function, dtype), [])
+        for n_rows in rows or ROWS
+        for n_classes in classes or CLASSES
+        for case in (Case(function, dtype, n_rows, n_classes) for function in FUNCTIONS)
+        if case.function in functions and dtype in dtypes and n_rows * n_classes <= MOST_ELEMENTS
+        if own or not quick or (n_rows, n_classes) in QUICK.get((case.function, dtype), [])
+    ]
+
+
+def contenders_of(case: Case, providers: Iterable[str]) -> list[str]:
+    """Those among the providers that compute this function for this type."""
+    return [
+        name
+        for name in providers
+        if case.function in PROVIDERS[name].builders and case.dtype in PROVIDERS[name].tolerance
     ]
 
 
 def installed(names: Iterable[str] = tuple(PROVIDERS)) -> tuple[list[str], dict[str, str]]:
     """Split providers into those that can run here and those left out, with the reason."""
-    left_out = {
-        name: f"{PROVIDERS[name].needs} is not installed" for name in names if not find_spec(PROVIDERS[name].needs)
-    }
+    return _split(names, {name: PROVIDERS[name].needs for name in PROVIDERS})
+
+
+def installed_types(names: Iterable[str] = tuple(TYPES)) -> tuple[list[str], dict[str, str]]:
+    """Split types likewise."""
+    return _split(names, {name: (TYPES[name].needs,) for name in TYPES})
+
+
+def _split(names: Iterable[str], needs: dict[str, tuple[str, ...]]) -> tuple[list[str], dict[str, str]]:
+    left_out = {}
+    for name in names:
+        missing = [package for package in needs[name] if not find_spec(package)]
+        if missing:
+            left_out[name] = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
     return [name for name in names if name not in left_out], left_out

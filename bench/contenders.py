@@ -1,13 +1,13 @@
-"""One small function for each provider and function of the table: a problem in, a call to time out.
+"""One small function for each function of the table, of fastce, NumPy and the yardsticks: a problem in, a call out.
 
 All contenders of a problem read the same logits. Those that can write into the caller's array share `Problem.out`,
-whose memory has been touched before; PyTorch allocates its gradient anew in each step, as it does in training.
+whose memory has been touched before; who cannot allocates its result anew in each call, as it does for its users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -26,9 +26,16 @@ Array = NDArray[Any]
 class Problem:
     """The arrays of one cell: logits, targets, an output like the logits and the baseline's array to work in."""
 
+    logits: Array
+    targets: NDArray[np.int64]
+
     def __init__(self, n_rows: int, n_classes: int, dtype: np.dtype[Any], seed: int = 0) -> None:
-        self.logits, self.targets = make_logits(n_rows, n_classes, dtype=dtype, seed=seed)
+        if n_classes == 1:  # nothing to be wrong about
+            self.logits, self.targets = np.ones((n_rows, 1), dtype), np.zeros(n_rows, np.int64)
+        else:
+            self.logits, self.targets = make_logits(n_rows, n_classes, dtype=dtype, seed=seed)
         self.out = np.zeros_like(self.logits)
+        self.row_out = np.zeros(n_rows, np.float64 if dtype == np.float64 else np.float32)
 
     @cached_property
     def work(self) -> Array:
@@ -38,16 +45,33 @@ class Problem:
 
 
 class Contender(NamedTuple):
-    """What is timed, and how to get the loss (float) and the gradient (None for forward alone) from what it returns.
+    """What is timed, and how to get numbers from what it returns.
 
-    `read=None`: nothing is computed (the copy).
+    `read` gives the loss (float; None of a function that has none) and the array: the gradient, what softmax or
+    log_softmax gives, logsumexp as one column, or None for forward alone. `read=None` is a yardstick: nothing computed.
     """
 
     call: Callable[[], Any]
-    read: Callable[[Any], tuple[float, Array | None]] | None
+    read: Callable[[Any], tuple[float | None, Array | None]] | None
 
 
 Builder = Callable[[Problem], Contender]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of a type of the table."""
+    if name == "bfloat16":
+        name = import_module("ml_dtypes").bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+def of_rows(values: Any) -> tuple[None, Array]:
+    """Read one number a row."""
+    return None, np.asarray(values).reshape(-1, 1)
+
+
+# --- fastce
 
 
 def fastce_forward(p: Problem) -> Contender:
@@ -72,6 +96,34 @@ def fastce_in_place(p: Problem) -> Contender:
     )
 
 
+def fastce_logsumexp(p: Problem) -> Contender:
+    """`fastce.logsumexp`, its output given."""
+    return Contender(lambda: fastce.logsumexp(p.logits, out=p.row_out), of_rows)
+
+
+def fastce_softmax(p: Problem) -> Contender:
+    """`fastce.softmax`, its output given."""
+    return Contender(lambda: fastce.softmax(p.logits, out=p.out), lambda result: (None, result))
+
+
+def fastce_log_softmax(p: Problem) -> Contender:
+    """`fastce.log_softmax`, its output given."""
+    return Contender(lambda: fastce.log_softmax(p.logits, out=p.out), lambda result: (None, result))
+
+
+FASTCE: dict[str, Builder] = {
+    "forward": fastce_forward,
+    "gradient": fastce_gradient,
+    "logsumexp": fastce_logsumexp,
+    "softmax": fastce_softmax,
+    "log_softmax": fastce_log_softmax,
+}
+FASTCE_IN_PLACE: dict[str, Builder] = {"gradient": fastce_in_place}
+
+
+# --- the NumPy baseline
+
+
 def numpy_forward(p: Problem) -> Contender:
     """The NumPy baseline, forward alone."""
     return Contender(lambda: baseline.loss(p.logits, p.targets, p.work), lambda loss: (float(loss), None))
@@ -84,69 +136,66 @@ def numpy_gradient(p: Problem) -> Contender:
     )
 
 
-def torch_forward(p: Problem) -> Contender:
-    """PyTorch eager, `F.cross_entropy` without gradient."""
-    torch = import_module("torch")
-    logits, targets = _to_torch(p.logits), torch.from_numpy(p.targets)
-
-    def call() -> Any:
-        with torch.no_grad():
-            return torch.nn.functional.cross_entropy(logits, targets)
-
-    return Contender(call, lambda loss: (loss.item(), None))
+NUMPY: dict[str, Builder] = {"forward": numpy_forward, "gradient": numpy_gradient}
 
 
-def torch_gradient(p: Problem) -> Contender:
-    """PyTorch eager, `F.cross_entropy` and `backward()`, the gradient unset before as `zero_grad()` leaves it."""
-    torch = import_module("torch")
-    logits, targets = _to_torch(p.logits).requires_grad_(), torch.from_numpy(p.targets)
+# --- yardsticks: as many bytes, and nothing computed
 
-    def call() -> Any:
-        logits.grad = None
-        loss = torch.nn.functional.cross_entropy(logits, targets)
-        loss.backward()
-        return loss
-
-    return Contender(call, lambda loss: (loss.item(), _from_torch(logits.grad, p.logits.dtype)))
+ONE_THREAD = 1 << 13  # words of 64 bits: with fewer, one thread is done before another is awake
 
 
-def copy_forward(p: Problem) -> Contender:
-    """Read half of the logits and write them elsewhere: as many bytes as reading them all."""
-    return _copy(p, (p.logits.size + 1) // 2)
-
-
-def copy_gradient(p: Problem) -> Contender:
-    """Read the logits and write them elsewhere: the bytes of reading them once and writing a gradient once."""
-    return _copy(p, p.logits.size)
-
-
-def _copy(p: Problem, size: int) -> Contender:
-    """`out[i] = in[i]` of the first `size` elements, by all threads."""
-    source, out = (_bits(array).reshape(-1)[:size] for array in (p.logits, p.out))
-    _copy_elements(source, out)
+def copy(p: Problem, share: int) -> Contender:
+    """`out[i] = in[i]` of one `share`-th of the logits, by all threads unless it is small."""
+    source, out = (words(array)[: -(-array.nbytes // 8 // share)] for array in (p.logits, p.out))
+    run = _copy if source.size >= ONE_THREAD else _copy_alone
+    run(source, out)
     if not np.array_equal(source, out):
         raise AssertionError("the copy does not copy")
-    return Contender(lambda: _copy_elements(source, out), None)
+    return Contender(lambda: run(source, out), None)
 
 
-@numba.njit(parallel=True)
-def _copy_elements(source: Array, out: Array) -> None:
+def read(p: Problem) -> Contender:
+    """Sum of the logits as integers, by all threads: every byte is read, the least is done with it, nothing written."""
+    source = words(p.logits)
+    n_blocks = max(1, min(source.size >> 9, 8 * numba.get_num_threads()))  # a block of 4 KiB or more
+    sums = np.zeros(n_blocks, np.int64)
+    run = _sum if source.size >= ONE_THREAD else _sum_alone
+    run(source, sums)
+    if sums.sum() != source.sum():
+        raise AssertionError("the sum is wrong")
+    return Contender(lambda: run(source, sums), None)
+
+
+def _copy_loop(source: Array, out: Array) -> None:
     for i in numba.prange(source.size):
         out[i] = source[i]
 
 
-def _bits(array: Array) -> Array:
-    """View 16-bit types, which Numba and PyTorch do not take from NumPy, as integers."""
-    return array.view(np.int16) if array.itemsize == 2 else array
+def _sum_loop(source: Array, sums: Array) -> None:
+    for block in numba.prange(sums.size):
+        part = source[source.size * block // sums.size : source.size * (block + 1) // sums.size]
+        total = np.int64(0)
+        for i in range(part.size):
+            total += part[i]
+        sums[block] = total
 
 
-def _to_torch(array: Array) -> Any:
-    torch = import_module("torch")
-    tensor = torch.from_numpy(_bits(array))
-    return tensor.view(getattr(torch, array.dtype.name)) if array.itemsize == 2 else tensor
+_copy, _copy_alone = numba.njit(parallel=True)(_copy_loop), numba.njit(_copy_loop)
+_sum, _sum_alone = numba.njit(parallel=True)(_sum_loop), numba.njit(_sum_loop)
 
 
-def _from_torch(tensor: Any, dtype: np.dtype[Any]) -> Array:
-    torch = import_module("torch")
-    array: Array = (tensor.view(torch.int16) if dtype.itemsize == 2 else tensor).numpy().view(dtype)
-    return array
+def words(array: Array) -> NDArray[np.int64]:
+    """View an array as integers of 64 bits, the bytes beyond the last whole one left out."""
+    flat = array.reshape(-1).view(np.uint8)
+    return flat[: flat.size // 8 * 8].view(np.int64)
+
+
+# A copy reads and writes: for a function that only reads, half of the logits are as many bytes.
+COPY: dict[str, Builder] = {
+    "gradient": partial(copy, share=1),
+    "softmax": partial(copy, share=1),
+    "log_softmax": partial(copy, share=1),
+    "forward": partial(copy, share=2),
+    "logsumexp": partial(copy, share=2),
+}
+READ: dict[str, Builder] = {"forward": read, "logsumexp": read}

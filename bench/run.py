@@ -15,12 +15,13 @@ import numpy as np
 
 from fastce import sysinfo
 
-from .cases import PROVIDERS, TYPES, Case
+from .cases import PROVIDERS, Case, contenders_of
 from .check import Oracle
-from .contenders import Problem
+from .contenders import Problem, dtype_of
 from .timing import Race
 
 SEED = 0
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # that are not named as the module they bring
 
 
 class Times(TypedDict):
@@ -36,14 +37,16 @@ class Times(TypedDict):
 
 
 class Record(TypedDict):
-    """One cell and what it took each provider."""
+    """One cell and what it took each contender; what a measurement found that is not a time stands in `values`."""
 
+    measurement: str
     function: str
     dtype: str
     n_rows: int
     n_classes: int
     bytes_moved: int
     times: dict[str, Times]
+    values: dict[str, dict[str, float]]
 
 
 class Results(TypedDict):
@@ -58,9 +61,9 @@ class Results(TypedDict):
 
 
 @lru_cache(maxsize=1)
-def _problem(dtype: str, n_rows: int, n_classes: int) -> tuple[Problem, Oracle]:
+def problem_of(dtype: str, n_rows: int, n_classes: int) -> tuple[Problem, Oracle]:
     """Data and right answers; neighbours in the table that differ in the function alone share them."""
-    problem = Problem(n_rows, n_classes, TYPES[dtype], SEED)
+    problem = Problem(n_rows, n_classes, dtype_of(dtype), SEED)
     return problem, Oracle(problem)
 
 
@@ -72,28 +75,36 @@ def prepare(case: Case, providers: Iterable[str], budget: float) -> Race:
     AssertionError
         If a contender's result is wrong: nothing of the cell is timed then.
     """
-    problem, oracle = _problem(case.dtype, case.n_rows, case.n_classes)
+    problem, oracle = problem_of(case.dtype, case.n_rows, case.n_classes)
     calls = {}
-    for name in providers:
+    for name in contenders_of(case, providers):
         provider = PROVIDERS[name]
-        if case.function in provider.builders:
-            contender = provider.builders[case.function](problem)
-            problem.out.fill(np.nan)  # nobody passes by what the one before has left there
-            oracle.check(f"{provider.title}, {case}", contender, provider.tolerance[case.dtype])
-            calls[name] = contender.call
+        contender = provider.builders[case.function](problem)
+        problem.out.fill(np.nan)  # nobody passes by what the one before has left there
+        problem.row_out.fill(np.nan)
+        oracle.check(f"{provider.title}, {case}", case.function, contender, provider.tolerance[case.dtype])
+        calls[name] = contender.call
     return Race(calls, budget)
 
 
-def record(case: Case, race: Race) -> Record:
-    """Sum up a race that has been run."""
-    times = {name: summary(race.seconds[name], race.repeats[name]) for name in race.names}
+def record(
+    measurement: str,
+    case: Case,
+    race: Race | None = None,
+    names: Iterable[str] | None = None,
+    values: dict[str, dict[str, float]] | None = None,
+) -> Record:
+    """Sum up a race that has been run, or some of its contenders, and other numbers that were found."""
+    names = (race.names if race else ()) if names is None else names
     return Record(
+        measurement=measurement,
         function=case.function,
         dtype=case.dtype,
         n_rows=case.n_rows,
         n_classes=case.n_classes,
         bytes_moved=case.bytes_moved,
-        times=times,
+        times={name: summary(race.seconds[name], race.repeats[name]) for name in names} if race else {},
+        values=values or {},
     )
 
 
@@ -108,9 +119,10 @@ def summary(seconds: list[float], repeats: int) -> Times:
 def results(records: list[Record], providers: Iterable[str], left_out: dict[str, str], command: str) -> Results:
     """Put the records together with machine, versions, command and date."""
     versions = {name: text for name, text in sysinfo.versions().items() if name != "platform"}
-    for package in sorted({PROVIDERS[name].needs for name in providers}):
-        if package not in versions:
-            versions[package] = importlib.metadata.version(package)
+    for package in sorted({package for name in providers for package in PROVIDERS[name].needs}):
+        name = DISTRIBUTIONS.get(package, package)
+        if name not in versions:
+            versions[name] = importlib.metadata.version(name)
     return Results(
         command=command,
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

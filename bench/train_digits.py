@@ -7,7 +7,7 @@ Twice, on the same split of the 1,797 images of 64 pixels in 10 classes, in plai
 - all images: the objective of `LogisticRegression`, mean loss and L2, minimised in float64 until it agrees with the
   minimum that scikit-learn's solver finds, and so do the accuracies.
 
-Run with `python -m bench.train_digits`.
+Run with `python -m fastce.bench.train_digits`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def scikit_learn(digits: Digits) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train with all of them, print losses, accuracies and times, and raise AssertionError if they do not agree."""
-    parser = argparse.ArgumentParser(prog="python -m bench.train_digits", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fastce.bench.train_digits", description=main.__doc__)
     parser.parse_args(arguments)
     steps = {"fastce": fastce_step, "NumPy baseline": numpy_step}
     for step in steps.values():  # compile and warm up

@@ -3,7 +3,7 @@
 The vocabulary is built from the text. The words before are embedded, go through one hidden layer, and predict the next:
 the loss over the whole vocabulary and its gradient are what fastce computes, over the logits in place. Trained once
 with fastce and once with the NumPy baseline, from the same start on the same batches; the perplexity of held-out
-text falls alike. Run with `python -m bench.train_words`.
+text falls alike. Run with `python -m fastce.bench.train_words`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def train(text: Text, step: Step, loss: Loss, steps: int = STEPS) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train with both, print perplexities and times; raise AssertionError if they differ or do not fall."""
-    parser = argparse.ArgumentParser(prog="python -m bench.train_words", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fastce.bench.train_words", description=main.__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
     steps = parser.parse_args(arguments).steps
     # GNU OpenMP's threads, which compute for fastce, go on spinning for milliseconds, on the cores that the matrix

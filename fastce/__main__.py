@@ -1,4 +1,4 @@
-"""The command line: `python -m fastce info`, `warmup` and `check`."""
+"""The command line: `python -m fastce info`, `warmup`, `check` and `bench`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ OK, WRONG, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser(argv).parse_args(argv)
     try:
         status: int = args.command(args)
         sys.stdout.flush()
@@ -32,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastce", description="Tools around the library fastce.")
-    commands = parser.add_subparsers(required=True, metavar="{info,warmup,check}")
+    commands = parser.add_subparsers(required=True, metavar="{info,warmup,check,bench}")
 
     info = commands.add_parser("info", help="print versions, processor, threads, cache folder and optional parts")
     info.add_argument("--json", action="store_true", help="print it as JSON")
@@ -51,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="fewer types and shapes")
     check.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     check.set_defaults(command=_check)
+
+    bench = commands.add_parser("bench", help="time fastce beside other libraries on this machine")
+    if argv[:1] == ["bench"]:  # its options are read from its tables, which the other commands do without
+        from .bench import command
+
+        command.add_options(bench)
+    bench.set_defaults(command=_bench, arguments=argv[1:])
     return parser
 
 
@@ -100,6 +108,16 @@ def _check(args: argparse.Namespace) -> int:
     with contextlib.closing(_ProgressBar()) as bar:
         progress = bar if sys.stderr.isatty() else None  # in a log, the outcome alone
         return OK if selfcheck.run(quick=args.quick, progress=progress) else WRONG
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import command
+
+    bar = _ProgressBar()
+    try:
+        return command.main(args, args.arguments, progress=bar, close=bar.close)
+    finally:
+        bar.close()
 
 
 class _ProgressBar:

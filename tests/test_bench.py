@@ -1,20 +1,33 @@
-"""The benchmark itself: its data, baseline, oracle check, table, timing, report and trainings."""
+"""The benchmark itself: its data, baseline, oracle check, table, timing, measurements and trainings."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import itertools
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 
-from bench import __main__ as command_line
-from bench import baseline, cases, report, run, timing, train_digits, train_words
-from bench.cases import PROVIDERS, Case
-from bench.check import EXACT, NAIVE, Oracle, sample
-from bench.contenders import Contender, Problem
-from bench.data import make_logits
-from bench.picture import heatmap
+import fastce
+from fastce.bench import (
+    accuracy,
+    baseline,
+    cases,
+    contenders,
+    measurements,
+    memory,
+    run,
+    sweep,
+    timing,
+    train_digits,
+    train_words,
+    variants,
+)
+from fastce.bench.cases import OURS, PROVIDERS, YARDSTICKS, Case
+from fastce.bench.check import EXACT, NAIVE, Oracle, sample
+from fastce.bench.contenders import Contender, Problem, dtype_of
+from fastce.bench.data import make_logits
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Two classes: one other class only; 1000 x 1000: several blocks; 3 x 300000: a row longer than a block.
@@ -110,8 +123,8 @@ def test_baseline_gives_worked_values(logits, targets, loss, dtype):
 def test_baseline_agrees_with_the_oracle(shape, dtype):
     problem = Problem(*shape, dtype)
     oracle = Oracle(problem)
-    for build in PROVIDERS["numpy"].builders.values():
-        oracle.check("NumPy", build(problem), NAIVE[dtype.name])
+    for function, build in PROVIDERS["numpy"].builders.items():
+        oracle.check("NumPy", function, build(problem), NAIVE[dtype.name])
 
 
 def test_baseline_works_in_place():
@@ -133,14 +146,14 @@ def test_oracle_is_the_mean_loss_and_its_gradient():
     at = np.arange(30), problem.targets
     assert oracle.loss == pytest.approx(-np.log(p[at]).mean(), rel=1e-12)
     p[at] -= 1
-    np.testing.assert_allclose(oracle.grad, p / 30, rtol=1e-9, atol=1e-17)
+    np.testing.assert_allclose(oracle.array("gradient"), p / 30, rtol=1e-9, atol=1e-17)
 
 
 @pytest.mark.parametrize("mistake", ["loss", "grad", "row", "nan", "none"])
 def test_check_refuses_wrong_results(mistake):
     problem = Problem(30, 7, np.dtype(np.float32))
     oracle = Oracle(problem)
-    loss, grad = oracle.loss, oracle.grad.astype(np.float32)
+    loss, grad = oracle.loss, oracle.array("gradient").astype(np.float32)
     sure = np.abs(grad).max(axis=1).argmin()  # the row with the smallest gradient
     if mistake == "loss":
         loss *= 1 + 1e-5
@@ -152,10 +165,28 @@ def test_check_refuses_wrong_results(mistake):
         grad[29, 6] = np.nan
     contender = Contender(lambda: None, lambda _: (loss, grad))
     if mistake == "none":
-        oracle.check("fastce", contender, EXACT["float32"])
+        oracle.check("fastce", "gradient", contender, EXACT["float32"])
     else:
         with pytest.raises(AssertionError, match="fastce: "):
-            oracle.check("fastce", contender, EXACT["float32"])
+            oracle.check("fastce", "gradient", contender, EXACT["float32"])
+
+
+@pytest.mark.parametrize("function", ["logsumexp", "softmax", "log_softmax"])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_check_of_the_other_functions(function, wrong):
+    problem = Problem(30, 7, np.dtype(np.float32))
+    oracle = Oracle(problem)
+    x = problem.logits.astype(np.float64)
+    right = {"softmax": softmax(x), "log_softmax": np.log(softmax(x)), "logsumexp": np.log(np.exp(x).sum(1))[:, None]}
+    result = right[function].astype(np.float32)
+    if wrong:
+        result[13, -1] += 1e-4
+    contender = Contender(lambda: None, lambda _: (None, result))
+    if wrong:
+        with pytest.raises(AssertionError, match=f"{function} of row 13 off by"):
+            oracle.check("fastce", function, contender, EXACT["float32"])
+    else:
+        oracle.check("fastce", function, contender, EXACT["float32"])
 
 
 def test_large_gradients_are_sampled_with_both_ends():
@@ -165,14 +196,53 @@ def test_large_gradients_are_sampled_with_both_ends():
     assert np.array_equal(sample(5, 50), np.arange(5))
 
 
-@pytest.mark.parametrize("name", cases.installed()[0])
+@pytest.mark.parametrize("name", ["fastce", "numpy"])
+def test_one_class_is_checked_like_any_number(name):
+    problem = Problem(5, 1, np.dtype(np.float32))
+    Oracle(problem).check(
+        name, "gradient", PROVIDERS[name].builders["gradient"](problem), PROVIDERS[name].tolerance["float32"]
+    )
+    broken = Contender(lambda: None, lambda _: (0.0, np.full((5, 1), 1e-5)))
+    with pytest.raises(AssertionError, match="gradient of row 0 off by"):
+        Oracle(problem).check(name, "gradient", broken, PROVIDERS[name].tolerance["float32"])
+
+
+# They take minutes, and torch.compile warns of what torch itself does.
+SLOW_START = (pytest.mark.slow, pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=SLOW_START * PROVIDERS[name].slow_start) for name in cases.installed()[0]],
+)
 @pytest.mark.parametrize("dtype", cases.TYPES)
 def test_every_provider_that_is_installed_passes_the_check(name, dtype):
     provider = PROVIDERS[name]
-    problem = Problem(64, 100, cases.TYPES[dtype])
+    problem = Problem(64, 100, dtype_of(dtype))
     oracle = Oracle(problem)
-    for build in provider.builders.values():
-        oracle.check(name, build(problem), provider.tolerance[dtype])
+    functions = [f for f in cases.FUNCTIONS if name in cases.contenders_of(Case(f, dtype, 64, 100), PROVIDERS)]
+    for function in functions:
+        problem.out.fill(np.nan)
+        problem.row_out.fill(np.nan)
+        oracle.check(name, function, provider.builders[function](problem), provider.tolerance[dtype])
+    # What a provider does not take is what its library does not offer: no 16-bit types, the loss with gradient alone.
+    assert functions or (name in ("sklearn", "scipy") and dtype != "float32")
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3, 1000), (64, 4097)])  # less than a word, odd, several blocks
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), BFLOAT16], ids=str)
+def test_yardsticks_move_the_bytes_they_say(shape, dtype):
+    problem = Problem(*shape, dtype)
+    words = contenders.words(problem.logits)
+    assert 0 <= problem.logits.nbytes - words.nbytes < 8
+    problem.out.fill(0)
+    contenders.copy(problem, 1).call()
+    assert np.array_equal(contenders.words(problem.out), words)
+    problem.out.fill(0)
+    contenders.copy(problem, 2).call()  # half is read, half is written
+    copied = np.count_nonzero(contenders.words(problem.out) == words)
+    assert copied >= words.size // 2
+    contenders.read(problem).call()
 
 
 # --- the table
@@ -182,16 +252,19 @@ def test_bytes_moved():
     assert Case("forward", "float32", 32, 10).bytes_moved == 32 * 10 * 4 + 32 * 8
     assert Case("gradient", "float32", 32, 10).bytes_moved == 32 * 10 * 4 * 2 + 32 * 8
     assert Case("gradient", "bfloat16", 32, 10).bytes_moved == 32 * 10 * 2 * 2 + 32 * 8
+    assert Case("logsumexp", "float16", 32, 10).bytes_moved == 32 * 10 * 2 + 32 * 8
+    assert Case("softmax", "float32", 32, 10).bytes_moved == 32 * 10 * 4 * 2 + 32 * 8
 
 
-def test_full_table_goes_up_to_one_gibibyte():
+def test_full_table_goes_up_to_one_gibibyte_of_float32():
     table = cases.select(quick=False)
     assert len(set(table)) == len(table)
-    sizes = [c.n_rows * c.n_classes * cases.TYPES[c.dtype].itemsize for c in table]
+    sizes = [c.logits_bytes for c in table]
     assert max(sizes) == 2**30
     assert Case("gradient", "float32", 8192, 32000) in table
     assert Case("gradient", "float32", 8192, 50257) not in table
-    assert Case("gradient", "bfloat16", 8192, 50257) in table
+    assert Case("gradient", "bfloat16", 8192, 32000) in table
+    assert Case("gradient", "bfloat16", 8192, 50257) not in table
     assert {(c.function, c.dtype) for c in table} == {(f, d) for f in cases.FUNCTIONS for d in cases.TYPES}
     assert {c.n_rows for c in table} == {1, 32, 1024, 8192, 65536}
     assert {c.n_classes for c in table} == {2, 10, 100, 1000, 32000, 50257, 128256, 262144}
@@ -201,7 +274,8 @@ def test_quick_choice_covers_every_regime():
     quick = cases.select(quick=True)
     assert set(quick) <= set(cases.select(quick=False))
     assert len(quick) == sum(len(shapes) for shapes in cases.QUICK.values())  # each is a cell of the table
-    assert {(c.function, c.dtype) for c in quick} == {(f, d) for f in cases.FUNCTIONS for d in cases.TYPES}
+    assert {c.function for c in quick} == set(cases.FUNCTIONS)
+    assert {c.dtype for c in quick} == set(cases.TYPES)
     shapes = [(c.n_rows, c.n_classes) for c in quick if (c.function, c.dtype) == ("gradient", "float32")]
     assert (32, 10) in shapes
     assert (65536, 10) in shapes  # narrow
@@ -215,12 +289,31 @@ def test_selection_by_function_and_type():
     assert {(c.function, c.dtype) for c in chosen} == {("forward", "float32")}
 
 
+def test_shapes_of_ones_own_are_every_pair():
+    chosen = cases.select(quick=True, functions=["softmax"], dtypes=["float16"], rows=[3, 5], classes=[7, 11])
+    assert chosen == [Case("softmax", "float16", n, c) for n in (3, 5) for c in (7, 11)]
+    chosen = cases.select(quick=True, functions=["softmax"], dtypes=["float32"], rows=[8192])
+    assert [c.n_classes for c in chosen] == [2, 10, 100, 1000, 32000]  # the others are more than 1 GiB
+
+
 def test_missing_packages_are_left_out_and_named(monkeypatch):
-    monkeypatch.setattr(cases, "find_spec", lambda name: None if name == "torch" else object())
+    missing = {"torch", "jax", "optax", "ml_dtypes"}
+    monkeypatch.setattr(cases, "find_spec", lambda name: None if name in missing else object())
     names, left_out = cases.installed()
-    assert "torch" not in names
-    assert left_out == {"torch": "torch is not installed"}
-    assert {"fastce", "numpy", "copy"} <= set(names)
+    assert left_out == {
+        "torch": "torch is not installed",
+        "torch-compile": "torch is not installed",
+        "jax": "jax and optax are not installed",
+    }
+    assert names == [name for name in PROVIDERS if name not in left_out]
+    assert cases.installed_types() == (["float32", "float16"], {"bfloat16": "ml_dtypes is not installed"})
+
+
+def test_yardsticks_and_ours_are_providers():
+    assert set(OURS) | set(YARDSTICKS) < set(PROVIDERS)
+    for provider in PROVIDERS.values():
+        assert set(provider.builders) <= set(cases.FUNCTIONS)
+        assert set(provider.tolerance) <= set(cases.TYPES)
 
 
 # --- timing
@@ -256,135 +349,6 @@ def test_short_calls_are_repeated_within_a_lap(hurry, monkeypatch):
     assert race.seconds["a"][0] < 0.001  # of one call, not of the lap
 
 
-# --- results and report
-
-
-def some_results(left_out=None):
-    times = {
-        name: run.summary([seconds * factor for factor in (1, 1.1, 0.9)], 1)
-        for name, seconds in {
-            "fastce": 1e-3,
-            "fastce-in-place": 9e-4,
-            "numpy": 8e-3,
-            "torch": 5e-4,
-            "copy": 6e-4,
-        }.items()
-    }
-    forward = {name: times[name] for name in ("fastce", "numpy", "torch", "copy")}
-    records = [
-        run.Record(
-            function="forward", dtype="float32", n_rows=8192, n_classes=1000, bytes_moved=33 * 10**6, times=forward
-        ),
-        run.Record(function="gradient", dtype="float32", n_rows=8192, n_classes=1000, bytes_moved=10**6, times=times),
-    ]
-    return run.Results(
-        command="python -m bench",
-        date="2026-01-02",
-        machine={"processor": "P"},
-        versions={"fastce": "1"},
-        left_out=left_out or {},
-        records=records,
-    )
-
-
-def test_summary():
-    times = run.summary([3.0, 1.0, 2.0, 5.0, 4.0], 7)
-    assert (times["median"], times["q25"], times["q75"], times["min"]) == (3, 2, 4, 1)
-    assert (times["count"], times["repeats"]) == (5, 7)
-
-
-def test_table_has_times_ratios_and_share_of_copy():
-    (key, records), (other, _) = report.groups(some_results()["records"]).items()
-    assert key == ("gradient", "float32")
-    assert other == ("forward", "float32")
-    header, row = report.table(records)
-    cell = dict(zip(header, row, strict=True))
-    assert cell["rows x classes"] == "8,192 x 1,000"
-    assert cell["fastce"] == "1 ms"
-    assert cell["fastce in place"] == "900 us"
-    assert cell["over NumPy"].startswith("8.0 (")
-    assert cell["over PyTorch"].startswith("0.50 (")
-    assert cell["of copy speed"].startswith("0.60 (")
-    assert cell["GB/s"] == "1.00"
-
-
-def test_report_says_where_it_loses_and_what_was_left_out():
-    text = report.to_text(some_results({"torch": "torch is not installed"}))
-    assert "Left out: PyTorch (torch is not installed)." in text
-    assert "Faster than fastce: PyTorch at 8,192 x 1,000" in text
-    assert "NumPy at" not in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(2.5e-6, "2.5 us"), (999.6e-6, "1 ms"), (0.0123456, "12.3 ms"), (0.99951, "1 s"), (12.345, "12.3 s")],
-)
-def test_durations(seconds, text):
-    assert report.duration(seconds) == text
-
-
-def test_table_without_fastce_has_times_alone():
-    records = some_results()["records"]
-    for record in records:
-        del record["times"]["fastce"]
-    assert report.table(records[:1])[0] == ["rows x classes", "NumPy", "PyTorch", "copy"]
-
-
-def test_results_survive_json(tmp_path):
-    path = tmp_path / "new folder" / "some.json"
-    report.save(some_results(), path)
-    assert report.load(path) == some_results()
-
-
-def test_readme_is_rewritten_between_the_markers_only(tmp_path):
-    readme, json_path = tmp_path / "README.md", tmp_path / "results" / "some.json"
-    readme.write_text(f"before\n{report.START}\nold\n{report.END}\nafter × \n", encoding="utf-8")
-    report.save(some_results(), json_path)
-    report.main([str(json_path), "--readme", str(readme)])
-    once = readme.read_text(encoding="utf-8")
-    assert once.startswith("before\n" + report.START)
-    assert once.endswith(report.END + "\nafter × \n")
-    assert "old" not in once
-    assert "(results/some.svg)" in once
-    assert "| 8,192 x 1,000 |" in once
-    ElementTree.parse(tmp_path / "results" / "some.svg")
-    report.main([str(json_path), "--readme", str(readme)])
-    assert readme.read_text(encoding="utf-8") == once
-
-
-@pytest.mark.parametrize("text", ["", report.START, report.END + report.START, report.START * 2 + report.END])
-def test_readme_without_markers_is_refused(tmp_path, text):
-    path = tmp_path / "README.md"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="needs the lines"):
-        report.write_between_markers(path, "new")
-    assert path.read_text() == text
-
-
-def test_picture_shows_every_speedup():
-    svg = ElementTree.fromstring(heatmap({(1, 10): 0.5, (32, 10): 7.31, (32, 1000): 41.2}, "a < b"))
-    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"0.5×", "7.3×", "41×", "a < b", "1,000", "32"} <= set(texts)
-    assert len(list(svg.iter("{http://www.w3.org/2000/svg}rect"))) == 1 + 4  # background, 2 x 2 cells
-
-
-# --- command line
-
-
-def test_command_line_checks_times_prints_and_saves(hurry, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cases, "QUICK", {("gradient", "float32"): [(32, 10)], ("forward", "float32"): [(32, 10)]})
-    readme, path = tmp_path / "README.md", tmp_path / "some.json"
-    readme.write_text(f"{report.START}\n{report.END}\n")
-    command_line.main(["--providers", "fastce", "numpy", "--json", str(path), "--readme", str(readme)])
-    results = report.load(path)
-    assert [r["function"] for r in results["records"]] == ["forward", "gradient"]
-    assert all(set(r["times"]) == {"fastce", "numpy"} for r in results["records"])
-    assert all(t["count"] >= 9 and t["min"] > 0 for r in results["records"] for t in r["times"].values())
-    assert {"fastce", "numpy", "numba", "python"} <= results["versions"].keys()
-    assert "over NumPy" in capsys.readouterr().out
-    assert "some.svg" in readme.read_text(encoding="utf-8")
-
-
 def test_a_wrong_result_is_never_timed(hurry, monkeypatch):
     wrong = PROVIDERS["numpy"]._replace(
         builders={"forward": lambda problem: Contender(lambda: 1.0, lambda x: (x, None))}
@@ -394,10 +358,153 @@ def test_a_wrong_result_is_never_timed(hurry, monkeypatch):
         run.prepare(Case("forward", "float32", 32, 10), ["numpy"], budget=0)
 
 
-def test_readme_needs_json(capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(["--readme"])
-    assert "--readme needs --json" in capsys.readouterr().err
+def test_nobody_passes_with_what_another_left_in_the_output(hurry, monkeypatch):
+    idle = PROVIDERS["fastce"]._replace(
+        builders={"softmax": lambda problem: Contender(lambda: problem.out, lambda result: (None, result))}
+    )
+    run.prepare(Case("softmax", "float32", 32, 10), ["fastce"], budget=0)
+    monkeypatch.setitem(PROVIDERS, "fastce", idle)
+    with pytest.raises(AssertionError, match="softmax of row 0 off by nan"):
+        run.prepare(Case("softmax", "float32", 32, 10), ["fastce"], budget=0)
+
+
+def test_summary():
+    times = run.summary([3.0, 1.0, 2.0, 5.0, 4.0], 7)
+    assert (times["median"], times["q25"], times["q75"], times["min"]) == (3, 2, 4, 1)
+    assert (times["count"], times["repeats"]) == (5, 7)
+
+
+# --- the other measurements
+
+CHOICE = measurements.Choice(
+    quick=True,
+    providers=["fastce", "numpy", "copy"],
+    functions=list(cases.FUNCTIONS),
+    dtypes=["float32"],
+    rows=[32],
+    classes=[10, 40],
+    limit=10**9,
+)
+
+
+@pytest.mark.parametrize("name", [name for name in measurements.MEASUREMENTS if name != "memory"])
+def test_measurements_give_records(name, hurry, monkeypatch):
+    monkeypatch.setattr(sweep, "ELEMENTS", 400)
+    steps = measurements.steps(name, CHOICE)
+    assert steps
+    records = [record for step in steps for record in step.run()]
+    assert {(r["n_rows"], r["n_classes"]) for r in records} == {
+        (400 // c if name == "sweep" else 32, c) for c in (10, 40)
+    }
+    for r in records:
+        assert r["measurement"] == name
+        assert r["bytes_moved"] == Case(r["function"], "float32", r["n_rows"], r["n_classes"]).bytes_moved
+        for times in r["times"].values():
+            assert times["count"] >= 9
+            assert times["min"] > 0
+    contenders_of = {
+        "speed": {"fastce", "numpy", "copy"},
+        "sweep": {"fastce"},
+        "threads": {f"{n} thread{'s' * (n > 1)}" for n in variants.thread_counts()},
+        "allocation": {"given", "new", "in place"},
+        "options": set(variants.OPTIONS),
+        "accuracy": {"fastce", "numpy"},
+    }
+    found = [set(r["values"] if name == "accuracy" else r["times"]) for r in records if r["function"] == "gradient"]
+    assert found == [contenders_of[name]] * 2
+
+
+def test_limit_leaves_out_larger_cells():
+    choice = CHOICE._replace(quick=False, rows=[], classes=[])
+    for name in ("speed", "accuracy", "threads", "allocation", "options"):
+        few, all_of_them = (measurements.steps(name, choice._replace(limit=limit)) for limit in (10**7, 1 << 30))
+        assert 0 < len(few) < len(all_of_them)
+    assert measurements.steps("memory", choice._replace(limit=10**7)) == []
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_measurements_have_cells_of_the_table(quick):
+    for name, measurement in measurements.MEASUREMENTS.items():
+        cells = (measurement.quick if quick else measurement.full) or []
+        assert len(set(cells)) == len(cells)
+        for case in cells:
+            assert case.function in measurement.functions
+            assert case.dtype in cases.TYPES
+            assert case.n_rows * case.n_classes <= cases.MOST_ELEMENTS
+        assert cells or name == "speed" or (quick and name == "memory")
+
+
+def test_sweep_has_every_size_where_something_may_begin():
+    sizes = sweep.CLASSES
+    assert list(sizes) == sorted(set(sizes))
+    assert (sizes[0], sizes[-1]) == (1, 4100)
+    assert {size + d for size in (32, 64, 128, 256, 512, 1024, 2048, 4096) for d in (-1, 0, 1)} <= set(sizes)
+    assert max(later / size for size, later in itertools.pairwise(sizes) if size > 34) < 1.3
+
+
+def test_threads_are_what_they_say_and_are_put_back(hurry):
+    counts = []
+    before = numba.get_num_threads()
+    contender = Contender(lambda: counts.append(numba.get_num_threads()), None)
+    provider = PROVIDERS["fastce"]._replace(builders={"forward": lambda problem: contender})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROVIDERS, "fastce", provider)
+        calls = variants.threads(Case("forward", "float32", 32, 10))
+    counts.clear()
+    for call in calls.values():
+        call()
+        assert numba.get_num_threads() == before
+    assert counts == variants.thread_counts()
+    assert counts[0] == 1
+    assert counts[-1] == before
+
+
+def test_options_that_compute_something_else_are_not_timed(monkeypatch):
+    real = fastce.cross_entropy_with_grad
+
+    def without_softcap(logits, targets, *, softcap=None, **options):
+        return real(logits, targets, **options)
+
+    monkeypatch.setattr(fastce, "cross_entropy_with_grad", without_softcap)
+    with pytest.raises(AssertionError, match="softcap, loss with gradient, float32, 32 x 10: loss"):
+        variants.options(Case("gradient", "float32", 32, 10))
+
+
+def test_errors_in_units_in_the_last_place():
+    assert accuracy.in_ulp(1 + np.array([0, 2.0**-23, -(2.0**-24)]), np.ones(3), "float32").tolist() == [
+        0,
+        1,
+        0.5,
+    ]
+    assert accuracy.in_ulp(np.array([4 + 2.0**-5]), np.array([4.0]), "bfloat16").tolist() == [1]
+    assert accuracy.in_ulp(np.array([3 + 2.0**-9]), np.array([3.0]), "float16").tolist() == [1]
+    small = np.array([2.0**-14, 2.0**-15, 0.0])  # the smallest normal number, one below, and none
+    assert accuracy.in_ulp(np.zeros(3), small, "float16").tolist() == [2.0**10]
+
+
+@pytest.mark.parametrize("function", cases.FUNCTIONS)
+def test_errors_of_a_contender(function):
+    case = Case(function, "float32", 64, 100)
+    found = accuracy.errors(case, "fastce")
+    assert set(found) == {"forward": {"loss"}, "gradient": {"loss", "median", "p99", "max"}}.get(
+        function, {"median", "p99", "max"}
+    )
+    assert all(0 <= error < 100 for error in found.values())
+    if "median" in found:
+        assert found["median"] <= found["p99"] <= found["max"]
+
+
+@pytest.mark.skipif(not memory.available(), reason="only Linux tells the peak of a process")
+@pytest.mark.parametrize(("provider", "logits"), [("fastce", 1), ("fastce-in-place", 0), ("numpy", 1)])
+def test_peak_memory_counts_the_result(provider, logits):
+    found = memory.peak(Case("gradient", "float32", 4096, 4096), provider)  # 64 MiB
+    assert found["bytes"] == pytest.approx(found["logits"] * 2**26)
+    assert found["logits"] == pytest.approx(logits, abs=0.1)
+
+
+def test_peak_memory_of_what_fails_is_an_error():
+    with pytest.raises(RuntimeError, match="no-such"):
+        memory.peak(Case("gradient", "float32", 2, 2), "no-such")
 
 
 # --- trainings

@@ -20,7 +20,15 @@ import pytest
 import fastce
 
 ROOT = Path(__file__).parent.parent
-SOURCE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "kernels").rglob("*.py"))
+LINKED = ("kernels", "bench")  # top-level folders that are packages of fastce
+SOURCE = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (
+        *(ROOT / "kernels").rglob("*.py"),
+        *(ROOT / "bench").glob("*.py"),
+        *(ROOT / "bench" / "assets").iterdir(),
+    )
+)
 
 
 def run_python(code: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
@@ -88,13 +96,15 @@ def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     code = (
-        "import fastce, fastce.kernels.cpu as k; print(fastce.__file__); print(k.__file__); print(fastce.softmax([0.]))"
+        "import fastce, fastce.kernels.cpu as k, fastce.bench as b, fastce.bench.page; print(fastce.__file__); "
+        "print(k.__file__); print(b.__file__); print(fastce.softmax([0.]))"
     )
     done = run_python(code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    package, kernels, result = done.stdout.splitlines()
+    package, kernels, bench, result = done.stdout.splitlines()
     assert Path(package).parent == tmp_path / "fastce"
     assert Path(kernels).parent == tmp_path / "fastce" / "kernels" / "cpu"
+    assert Path(bench).parent == tmp_path / "fastce" / "bench"
     assert result == "[1.]"
 
 
@@ -110,8 +120,9 @@ def test_sdist_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path
 def test_checkout_without_symlinks_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
     plain = tmp_path / "checkout"
     shutil.copytree(checkout, plain, symlinks=True, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    (plain / "fastce" / "kernels").unlink()
-    (plain / "fastce" / "kernels").write_text("../kernels")  # what git leaves where it cannot make a symlink
+    for name in LINKED:
+        (plain / "fastce" / name).unlink()
+        (plain / "fastce" / name).write_text(f"../{name}")  # what git leaves where it cannot make a symlink
     assert contents(build("wheel", plain, tmp_path / "wheel")) == contents(wheel)
 
 
@@ -138,11 +149,12 @@ def test_oldest_versions_tested_are_the_lower_bounds() -> None:
 # -- import ------------------------------------------------------------------------------------------------------------
 
 
-def test_kernels_cannot_be_imported_by_the_name_of_another_package() -> None:
-    done = run_python("import kernels")
+@pytest.mark.parametrize("name", LINKED)
+def test_packages_cannot_be_imported_by_names_of_others(name: str) -> None:
+    done = run_python(f"import {name}")
     assert done.returncode == 1
     assert "ImportError" in done.stderr
-    assert "fastce.kernels" in done.stderr
+    assert f"fastce.{name}" in done.stderr
 
 
 def test_import_brings_in_no_optional_package() -> None:
@@ -150,6 +162,7 @@ def test_import_brings_in_no_optional_package() -> None:
 import json, sys
 import fastce
 optional = {"torch", "jax", "cupy", "dask", "sklearn", "xgboost", "lightgbm", "ml_dtypes", "scipy", "matplotlib"}
+optional.add("fastce.bench")
 print(json.dumps([name for name in sys.modules if name in optional or name.startswith("numba.cuda")]))
 """
     # Numba itself looks for SciPy.
@@ -212,9 +225,9 @@ def test_public_functions_have_a_numpy_style_docstring_with_an_example(name: str
 def text_files() -> list[Path]:
     """Text files of the project, caches and environments left out."""
     folders = ("fastce", "kernels", "bench", "tests", "docs", ".ci", ".github")
-    found = [path for path in ROOT.iterdir() if path.is_file()]
+    found = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a file in a worktree
     found += [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
-    suffixes = {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".json", ""}
+    suffixes = {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".json", ".svg", ".html", ".css", ".js", ""}
     return [path for path in found if path.suffix in suffixes and "__pycache__" not in path.parts]
 
 
@@ -231,7 +244,8 @@ def test_no_file_mentions_the_machine_it_was_written_on() -> None:
     assert found == []
 
 
-def test_the_link_to_the_kernels_is_relative() -> None:
-    link = ROOT / "fastce" / "kernels"
+@pytest.mark.parametrize("name", LINKED)
+def test_links_are_relative(name: str) -> None:
+    link = ROOT / "fastce" / name
     target = os.readlink(link) if link.is_symlink() else link.read_text().strip()
-    assert Path(target).as_posix() == "../kernels"
+    assert Path(target).as_posix() == f"../{name}"

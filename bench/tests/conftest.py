@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from .cases import select
+from fastce import bench
+from fastce.bench.cases import select
+
+# pytest imports the package of a path by the name of its folder, under which this one refuses to be imported.
+sys.modules["bench"] = bench
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
