@@ -276,7 +276,7 @@ def _floats(name: str, value: object) -> tuple[Array, DType]:
         if array.dtype.name != "bfloat16" or not array.dtype.isnative:
             raise TypeError(f"{name} must be {_FLOATS}, not {array.dtype}")
         arithmetic = _FLOAT32
-    return array if array.flags.aligned else array.copy(), arithmetic
+    return array, arithmetic
 
 
 def _rows(name: str, array: Array, axis: int) -> tuple[Array, Shape, int, int]:

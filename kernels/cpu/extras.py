@@ -30,7 +30,7 @@ def argmax(x, n, order):
     top, nan = zeros(x) - np.inf, False
     for j in range(0, n, lanes(x)):
         v = load_part(x, j, n - j) * order
-        inside = iota(v) < n - j
+        inside = iota(v) < min(n - j, lanes(x))
         nan = nan or count_true(v != v) > 0
         top = where(inside & (v > top), v, top)
     wanted = largest(top)
@@ -49,7 +49,7 @@ def rank(x, n, y, order):
     above = 0
     for j in range(0, n, lanes(x)):
         v = load_part(x, j, n - j) * order
-        above += count_true((iota(v) < n - j) & (v > at_target))
+        above += count_true((iota(v) < min(n - j, lanes(x))) & (v > at_target))
     return above
 
 
@@ -65,7 +65,7 @@ def mean_distance(call, numbers, x, n, base, k, top):
         for j in range(first, min(n, first + BLOCK), lanes(x)):
             v = value(load_part(x, j, n - j), o) - base
             _, e = power(v, o.hi, o.lo, magic)
-            e = where(iota(v) < n - j, e, 0.0)
+            e = where(iota(v) < min(n - j, lanes(x)), e, 0.0)
             block = block + where(e == 0.0, 0.0, e * (top - v * o.sign))
         s = s + widen(block)
     return total(s)

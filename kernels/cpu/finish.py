@@ -207,6 +207,7 @@ def finish(call, numbers, x, first, n, table):
         inverse = where(own, inverse, 1.0 / power(apart_from_base, LOG2E, LOG2E_REST, one)[1])
         p_y = e_y64 * inverse
         p_others = where(own, p_others, 1.0 - p_y)
+        lse = where(own, lse, given)
     row = widen(sample * _of_rows(call, UPSTREAM, x, first, n)) * o.slope
     scale = row * numbers[CE_SCALE]
     even = scale * widen(spread)

@@ -148,8 +148,8 @@ def _alone(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _adjacent(array: Array) -> bool:
-    """Whether the classes of a row lie next to each other."""
-    return array.strides[-1] == array.itemsize or array.shape[-1] == 1
+    """Whether the classes of a row lie next to each other, each at a multiple of its size."""
+    return array.flags.aligned and (array.strides[-1] == array.itemsize or array.shape[-1] == 1)
 
 
 def _run(task: Task, kind: int, narrow: bool) -> None:
@@ -266,11 +266,11 @@ def _run_copied(task: Task, kind: int, narrow: bool) -> None:
     arithmetic = memory_of(logits.dtype).arithmetic
     first = 0
     for block in _row_blocks(logits.shape[:-1], max(1, _COPIED_ELEMENTS // n_classes)):
-        x = np.ascontiguousarray(logits[block])
+        x = np.require(logits[block], requirements=["C", "A"])
         n = x.size // n_classes
         of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
         grad = None if task.grad is None else np.empty_like(x)
-        q = None if task.probabilities is None else np.ascontiguousarray(task.probabilities[block], arithmetic)
+        q = None if task.probabilities is None else np.require(task.probabilities[block], arithmetic, ["C", "A"])
         _run(task._replace(logits=x, grad=grad, probabilities=q, **of_rows), kind, narrow)
         if task.grad is not None:
             task.grad[block] = grad
