@@ -214,9 +214,9 @@ def _infinite_or_nan(x, logits, n_classes, unit):
 
 @inline
 def _sums(x, n_classes, weight, logits, q, o, magic, base, mark, plain, entropy):
-    """``ties``, ``rest``, ``linear``, ``spread`` and distance of the rows; the last three are 0 if ``plain``."""
+    """Ties, ``rest`` (in two parts), linear, spread and distance of the rows; the last three are 0 if ``plain``."""
     width, zero = lanes(x), zeros(x)
-    ties, linear, spread, distance, rest = zero, zero, zero, zero, zeros64(x)
+    ties, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
     everywhere = ties == ties
     for start in range(0, n_classes, PARTIAL):
         a, b, s_linear, s_spread, s_distance = zero, zero, zero, zero, zero
@@ -230,9 +230,12 @@ def _sums(x, n_classes, weight, logits, q, o, magic, base, mark, plain, entropy)
             if not plain and entropy:
                 _, e = power(v, o.hi, o.lo, magic)
                 s_distance = s_distance + where(e == 0.0, 0.0, e * ((mark - v) * o.sign))
-        rest, distance = rest + (widen(a) + widen(b)), distance + s_distance
-        linear, spread = linear + s_linear, spread + s_spread
-    return ties, rest, linear, spread, distance
+        rest, left, sums = a, b, sums + (widen(a) + widen(b))
+        linear, spread, distance = linear + s_linear, spread + s_spread, distance + s_distance
+    if n_classes > PARTIAL:
+        rest = narrow(x, sums)
+        left = narrow(x, sums - widen(rest))
+    return ties, rest, left, linear, spread, distance
 
 
 @inline
@@ -264,14 +267,14 @@ def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
         found = _sums(x, n_classes, weight, logits, q, o, magic, base, mark, True, False)
     else:
         found = _sums(x, n_classes, weight, logits, q, o, magic, base, mark, False, call[ENTROPY] != 0)
-    ties, rest, linear, spread, distance = found
+    ties, rest, left, linear, spread, distance = found
 
     store(table, TOP * width, top)
     store(table, POWER * width, k)
     store(table, BASE * width, base)
     store(table, TIES * width, ties)
-    store(table, REST * width, narrow(x, rest))
-    store(table, REST_LEFT * width, narrow(x, rest - widen(narrow(x, rest))))
+    store(table, REST * width, rest)
+    store(table, REST_LEFT * width, left)
     store(table, LINEAR * width, linear)
     store(table, SPREAD * width, spread)
     store(table, DISTANCE * width, distance)
