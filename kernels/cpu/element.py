@@ -5,7 +5,7 @@ from __future__ import annotations
 from .call import PROBABILITIES
 from .compile import inline
 from .maths import tanh
-from .simd import fma, load_part_like, where, zeros
+from .simd import fma, load_like, load_part_like, where, zeros
 
 
 @inline
@@ -18,13 +18,16 @@ def value(logits, o):
 
 
 @inline
-def spread_weights(x, weight, q, j, n, o):
-    """The coefficients of ``L - z_j`` in the loss, apart from the target class: of ``n`` classes from ``j`` on."""
+def spread_weights(x, weight, q, j, n, whole, o):
+    """The coefficients of ``L - z_j`` in the loss, apart from the target class: of ``n`` classes from ``j`` on.
+
+    ``whole``, a constant: there are as many as a vector has lanes, or more.
+    """
     c = zeros(x) + o.share
     if o.spread == PROBABILITIES:
-        c = fma(load_part_like(x, q, j, n), o.keep, c)
+        c = fma(load_like(x, q, j) if whole else load_part_like(x, q, j, n), o.keep, c)
     if o.weighted:
-        c = c * load_part_like(x, weight, j, n)
+        c = c * (load_like(x, weight, j) if whole else load_part_like(x, weight, j, n))
     return c
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .call import options_of
 from .compile import device
 from .element import value
 from .maths import constants, power
-from .simd import apart, count_true, iota, lanes, largest, load_one, load_part, total, where, widen, zeros, zeros64
-from .stats import BLOCK
+from .simd import apart, count_true, first_true, iota, lanes, load_one, load_part, total, where, widen, zeros, zeros64
+from .stats import BLOCK, largest_logit
 
 
 @device
@@ -27,18 +25,17 @@ def has_nan(x, n, unit):
 def argmax(x, n, order):
     """First position of the largest ``order * x``; as in NumPy, NaN counts as largest."""
     apart()
-    top, nan = zeros(x) - np.inf, False
+    wanted = largest_logit(x, n, order)
+    place = n
     for j in range(0, n, lanes(x)):
         v = load_part(x, j, n - j) * order
         inside = iota(v) < min(n - j, lanes(x))
-        nan = nan or count_true(v != v) > 0
-        top = where(inside & (v > top), v, top)
-    wanted = largest(top)
-    for j in range(n):
-        v = load_one(x, j) * order
-        if v != v or (not nan and v == wanted):
-            return j
-    return 0
+        if count_true((v != v) & inside) > 0:
+            return j + first_true((v != v) & inside)
+        found = (v == wanted) & inside
+        if place == n and count_true(found) > 0:
+            place = j + first_true(found)
+    return place if place < n else 0
 
 
 @device

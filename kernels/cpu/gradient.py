@@ -72,22 +72,34 @@ def scaled_power(v, o, magic, factor, left):
 
 
 @inline
-def _even_vector(v, o, magic, plan, share):
-    d = scaled_power(v, o, magic, plan.factor, plan.left)
-    return d if o.spread == NONE else d - share
+def _vector(x, j, n, whole, o, magic, plan, weight, q, even):
+    """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``even``, constants, leave out what is not needed."""
+    logits = load(x, j) if whole else load_part(x, j, n)
+    if even:
+        d = scaled_power(logits, o, magic, plan.factor, plan.left)
+        return d if o.spread == NONE else d - o.share * plan.scale
+    v = value(logits, o)
+    d = scaled_power(v - plan.base, o, magic, plan.factor, plan.left)
+    if o.spread != NONE:
+        d = d - spread_weights(x, weight, q, j, n, whole, o) * plan.scale
+    if o.capped:
+        d = d * (1.0 - v * v)
+    return d
 
 
 @inline
-def _even(x, g, n, o, magic, plan, streamed):
-    """Gradient of ``n`` classes from ``x`` on, for rows without softcap whose targets are spread evenly."""
-    width, share = lanes(x), o.share * plan.scale
+def _write(x, g, n, o, magic, plan, weight, q, even, streamed):
+    """Gradient of ``n`` classes from ``x`` on."""
+    width = lanes(x)
     begin = min(n, until_aligned(g)) if streamed else 0
-    if begin > 0:
-        store_part(g, 0, begin, _even_vector(load_part(x, 0, begin), o, magic, plan, share))
     whole = begin + (n - begin) // width * width
     if streamed:
         for j in range(begin, whole, width):
-            stream(g, j, _even_vector(load(x, j), o, magic, plan, share))
+            stream(g, j, _vector(x, j, width, True, o, magic, plan, weight, q, even))
+    elif not even:
+        for j in range(begin, whole, width):
+            prefetch_write(g, j + WRITE_AHEAD)
+            store(g, j, _vector(x, j, width, True, o, magic, plan, weight, q, even))
     elif o.spread == NONE:
         for j in range(begin, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
@@ -95,22 +107,12 @@ def _even(x, g, n, o, magic, plan, streamed):
     else:
         for j in range(begin, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
-            store(g, j, _even_vector(load(x, j), o, magic, plan, share))
-    if whole < n:
-        store_part(g, whole, n - whole, _even_vector(load_part(x, whole, n - whole), o, magic, plan, share))
-
-
-@inline
-def _general(x, g, n, o, magic, plan, weight, q):
-    """The same for every option."""
-    for j in range(0, n, lanes(x)):
-        v = value(load_part(x, j, n - j), o)
-        d = scaled_power(v - plan.base, o, magic, plan.factor, plan.left)
-        if o.spread != NONE:
-            d = d - spread_weights(x, weight, q, j, n - j, o) * plan.scale
-        if o.capped:
-            d = d * (1.0 - v * v)
-        store_part(g, j, n - j, d)
+            store(g, j, _vector(x, j, width, True, o, magic, plan, weight, q, even))
+    j, m = 0, begin
+    for _ in range(2):  # what lies before the first and behind the last whole vector
+        if m > 0:
+            store_part(g, j, m, _vector(x, j, m, False, o, magic, plan, weight, q, even))
+        j, m = whole, n - whole
 
 
 @inline
@@ -122,12 +124,20 @@ def _log_softmax(x, g, n, o, plan):
 
 
 @device
-def fill(g, n, number):
+def fill(g, n, number, streamed):
     """Every one of ``n`` elements of the gradient is ``number``."""
     apart()
-    v = zeros(g) + number
-    for j in range(0, n, lanes(g)):
-        store_part(g, j, n - j, v)
+    v, width = zeros(g) + number, lanes(g)
+    begin = min(n, until_aligned(g)) if streamed else 0
+    whole = begin + (n - begin) // width * width
+    if streamed:
+        for j in range(begin, whole, width):
+            stream(g, j, v)
+    else:
+        for j in range(begin, whole, width):
+            store(g, j, v)
+    store_part(g, 0, begin, v)
+    store_part(g, whole, n - whole, v)
 
 
 @device
@@ -138,14 +148,15 @@ def write_classes(call, numbers, x0, g0, q0, weight0, begin, end, y, plan):
     x, g = advance(x0, begin * item_bytes(x0)), advance(g0, begin * item_bytes(g0))
     magic = constants(zeros(x)).one - plan.power
     if plan.factor != plan.factor:
-        fill(g, n, np.nan)
+        fill(g, n, np.nan, call[STREAM] != 0)
         return
     if call[KIND] == LOG_SOFTMAX:
         _log_softmax(x, g, n, o, plan)
-    elif o.even and plan.base == 0.0:
-        _even(x, g, n, o, magic, plan, call[STREAM] != 0)
     else:
         q, weight = advance(q0, begin * item_bytes(q0)), advance(weight0, begin * item_bytes(weight0))
-        _general(x, g, n, o, magic, plan, weight, q)
+        if o.even and plan.base == 0.0:
+            _write(x, g, n, o, magic, plan, weight, q, True, call[STREAM] != 0)
+        else:
+            _write(x, g, n, o, magic, plan, weight, q, False, call[STREAM] != 0)
     if y != NO_TARGET and begin <= y < end:
         store_one(g0, y, plan.target)

@@ -28,6 +28,7 @@ from .call import (
     PROBABILITIES,
     Q_STEP,
     RANK,
+    STREAM,
     TARGETS,
     WEIGHT,
     X_STEP,
@@ -332,9 +333,9 @@ def _write_odd_rows(call, g, offsets, first, n, n_classes, table, width):
     for r in range(n):
         factor = np.float64(table[FACTOR * width + r])
         if target_of(call, first + r)[1]:
-            fill(advance(g, offsets[r]), n_classes, 0.0)
+            fill(advance(g, offsets[r]), n_classes, 0.0, call[STREAM] != 0)
         elif factor != factor:
-            fill(advance(g, offsets[r]), n_classes, np.nan)
+            fill(advance(g, offsets[r]), n_classes, np.nan, call[STREAM] != 0)
 
 
 @device
@@ -347,12 +348,6 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
     logits, q = lane_buffer(x, MAX_CLASSES), lane_buffer(x, MAX_CLASSES)
     for first in range(begin, end, width):
         n = min(width, end - first)
-        _row_offsets(offsets, call, 0, X_STEP, first, n, width)
-        _load_group(x, x, offsets, n, n_classes, logits)
-        _fetch(call, advance(x, offsets[0]), n_classes)
-        if options_of(call, numbers).spread == PROBABILITIES:
-            _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
-            _load_group(x, q0, offsets, n, n_classes, q)
         column = iota(zero) * 0 - 1
         ignored = column == 0
         if call[TARGETS] != 0:
@@ -361,9 +356,16 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             column = where(ignored, column, shortened(zero, target))
         elif n_classes == 1 and call[KIND] == GRADIENTS:
             column = column + 1  # so that its gradient is exactly 0, like that of a target
-        _look(call, numbers, x, n_classes, weight, logits, q, column, table)
-        if call[WEIGHT] != 0 or options_of(call, numbers).spread != NONE:
-            _weights_of_targets(call, numbers, x, first, n, weight, q, table)
+        if count_true(ignored & (iota(zero) < n)) < n:
+            _row_offsets(offsets, call, 0, X_STEP, first, n, width)
+            _load_group(x, x, offsets, n, n_classes, logits)
+            _fetch(call, advance(x, offsets[0]), n_classes)
+            if options_of(call, numbers).spread == PROBABILITIES:
+                _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
+                _load_group(x, q0, offsets, n, n_classes, q)
+            _look(call, numbers, x, n_classes, weight, logits, q, column, table)
+            if call[WEIGHT] != 0 or options_of(call, numbers).spread != NONE:
+                _weights_of_targets(call, numbers, x, first, n, weight, q, table)
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)

@@ -17,6 +17,7 @@ from .call import (
     NONE,
     Q_STEP,
     RANK,
+    STREAM,
     X_STEP,
     options_of,
     row_start,
@@ -66,7 +67,7 @@ def enter(call, numbers, x, q, weight, y, found, table, r):
         table[TARGET * width + r] = extract(value(zeros(x) + load_one(x, y), o), 0)
         table[WEIGHT_Y * width + r] = load_one(weight, y) if o.weighted else 1.0
         if o.spread != NONE:
-            table[SHARE_Y * width + r] = extract(spread_weights(x, weight, q, y, 1, o), 0)
+            table[SHARE_Y * width + r] = extract(spread_weights(x, weight, q, y, 1, False, o), 0)
     if call[ARGMAX] + call[CORRECT] + call[RANK] != 0:
         table[WINNER * width + r] = extras.argmax(x, n, o.order)
         if call[RANK] != 0:
@@ -115,6 +116,6 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             g = row_start(call, g0, 1, GRADIENT_STEP, first + r)
             y, ignored = target_of(call, first + r)
             if ignored:
-                fill(g, call[N_CLASSES], 0.0)
+                fill(g, call[N_CLASSES], 0.0, call[STREAM] != 0)
             else:
                 write_classes(call, numbers, x, g, q, weight, np.int64(0), call[N_CLASSES], y, plan_of(x, table, r))

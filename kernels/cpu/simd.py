@@ -401,6 +401,17 @@ def count_true(typingctx: Any, mask: Vec) -> Any:
 
 
 @intrinsic
+def first_true(typingctx: Any, mask: Vec) -> Any:
+    """The first lane in which a comparison is true; the number of lanes if it is in none."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        word = builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), _I64)
+        return _call(builder, "llvm.cttz.i64", _I64, [builder.or_(word, _I64(1 << mask.lanes)), _I1(1)])
+
+    return types.int64(mask), codegen
+
+
+@intrinsic
 def apart(typingctx: Any) -> Any:
     """Keeps the function it stands in a function: never copied into its callers."""
 
@@ -583,8 +594,10 @@ def _load_part(vec: Vec, base: types.CPointer, at: int) -> Any:
 
 
 def _first_lanes(builder: ir.IRBuilder, lanes: int, n: ir.Value) -> ir.Value:
-    numbers = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", numbers, _splat(builder, n, numbers.type))
+    """The mask of the first ``n`` lanes; in 32 bits, of which a comparison takes half the instructions."""
+    n = builder.select(builder.icmp_signed("<", n, _I64(lanes)), n, _I64(lanes))
+    numbers = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(n, _I32), numbers.type))
 
 
 @intrinsic

@@ -57,7 +57,7 @@ class Stats(NamedTuple):
 
 
 @inline
-def _largest_logit(x, n, order):
+def largest_logit(x, n, order):
     """The largest ``order * x`` of ``n`` classes."""
     width = lanes(x)
     whole = n // width * width
@@ -132,22 +132,31 @@ def _even(x, n, o, magic, mark, middle, fetch):
 
 
 @inline
+def _general_block(x, first, last, whole, o, magic, base, mark, middle, weight, q, ties):
+    """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
+    a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
+    for j in range(first, last, lanes(x)):
+        v = value(load(x, j) if whole else load_part(x, j, last - j), o) - base
+        inside = iota(v) >= 0 if whole else iota(v) < last - j
+        a, b, ties = add(v, inside, o, magic, mark, a, b, ties)
+        if o.spread != NONE:
+            c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
+            linear = linear + times(c, (v - middle) * o.sign)
+            spread = spread + c
+    return widen(a) + widen(b), widen(linear), widen(spread), ties
+
+
+@inline
 def _general(x, n, o, magic, base, mark, middle, weight, q):
     """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     s, linear, spread, ties = zeros64(x), zeros64(x), zeros64(x), zeros(x)
-    for first in range(0, n, BLOCK):
-        a, b, linear_block, spread_block = zeros(x), zeros(x), zeros(x), zeros(x)
-        for j in range(first, min(n, first + BLOCK), lanes(x)):
-            v = value(load_part(x, j, n - j), o) - base
-            inside = iota(v) < n - j
-            a, b, ties = add(v, inside, o, magic, mark, a, b, ties)
-            if o.spread != NONE:
-                c = where(inside, spread_weights(x, weight, q, j, n - j, o), 0.0)
-                linear_block = linear_block + times(c, (v - middle) * o.sign)
-                spread_block = spread_block + c
-        s = s + (widen(a) + widen(b))
-        linear, spread = linear + widen(linear_block), spread + widen(spread_block)
-    return total(s), np.float64(total(ties)), total(linear), total(spread)
+    whole = n // lanes(x) * lanes(x)
+    for first in range(0, whole, BLOCK):
+        last = min(whole, first + BLOCK)
+        a, b, c, ties = _general_block(x, first, last, True, o, magic, base, mark, middle, weight, q, ties)
+        s, linear, spread = s + a, linear + b, spread + c
+    a, b, c, ties = _general_block(x, whole, n, False, o, magic, base, mark, middle, weight, q, ties)
+    return total(s + a), np.float64(total(ties)), total(linear + b), total(spread + c)
 
 
 @device
@@ -156,7 +165,7 @@ def chunk_top(call, numbers, x, n):
     apart()
     o = options_of(call, numbers)
     # (the softcap grows with the logit: the largest of the one is that of the other)
-    logit = _largest_logit(x, n, o.order) * o.order
+    logit = largest_logit(x, n, o.order) * o.order
     return extract(value(zeros(x) + logit, o), 0) * o.sign
 
 

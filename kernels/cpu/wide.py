@@ -13,6 +13,7 @@ from .call import (
     PARTS,
     PLANS,
     Q_STEP,
+    STREAM,
     X_STEP,
     options_of,
     row_start,
@@ -94,7 +95,7 @@ def write(call, numbers, x, g, q, weight, begin, end):
         y, ignored = target_of(call, i)
         g_i = row_start(call, g, 1, GRADIENT_STEP, i)
         if ignored:
-            fill(advance(g_i, first * item_bytes(g)), last - first, 0.0)
+            fill(advance(g_i, first * item_bytes(g)), last - first, 0.0, call[STREAM] != 0)
             continue
         at = call[PLANS] + i * PLAN
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
