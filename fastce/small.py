@@ -5,7 +5,6 @@ It only recognises what needs no second look, and leaves everything else, every 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from . import dispatch
 from .kernels.task import Array
 from .reduction import Scalar
 
-_SCALARS: dict[Any, Callable[[float], Scalar]] = {np.dtype(t): t for t in (np.float32, np.float64)}
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
 _IGNORE_INDEX = -100
 
@@ -26,8 +25,9 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
     if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
         return None
     dtype, shape = logits.dtype, logits.shape
-    to_scalar = _SCALARS.get(dtype)
-    if to_scalar is None or len(shape) != 2 or logits.size == 0 or not logits.flags.carray:
+    if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.size:
+        return None
+    if not logits.flags.carray:
         return None
     if targets.dtype is not _INT64 or targets.shape != shape[:1] or not targets.flags.carray:
         return None
@@ -42,7 +42,7 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
         else:
             return None
     bad, loss = (_plain or _import_plain())(logits, targets, grad, _IGNORE_INDEX)
-    return (to_scalar(loss), grad) if bad < 0 else None
+    return (dtype.type(loss), grad) if bad < 0 else None
 
 
 def _can_take(out: Any, logits: Array, targets: Array) -> bool:

@@ -114,11 +114,12 @@ def solve_shared(
 
 
 @serial
-def solve_plain(function, step, block, x, g, targets, losses, ignore_index, tuning):
+def solve_plain(function, step, block, x, g, targets, ignore_index, tuning):
     """Mean loss of a call without options, and its gradient unless ``g`` is empty: all of it in one call.
 
     Gives the position of the first bad target (nothing is written then) or -1, and the loss.
     """
+    losses = np.empty(len(targets), x.dtype)
     bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, losses[:0], losses[:0])
     if bad >= 0:
         return bad, 0.0
@@ -129,8 +130,9 @@ def solve_plain(function, step, block, x, g, targets, losses, ignore_index, tuni
 
 
 @serial
-def solve_plain_shared(function, step, block, x, g, targets, losses, ignore_index, tuning):
+def solve_plain_shared(function, step, block, x, g, targets, ignore_index, tuning):
     """The same, by all threads."""
+    losses = np.empty(len(targets), x.dtype)
     bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, losses[:0], losses[:0])
     if bad >= 0:
         return bad, 0.0

@@ -96,25 +96,31 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C) and gradient, int64 targets (N,).
     """
     n_rows, n_classes = logits.shape
-    memory = memory_of(logits.dtype)
-    step, block = _shares(n_rows, n_classes, _is_narrow(n_rows, n_classes))
+    function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
+    g = no_gradient if grad is None else grad
+    step = kernels.GROUPS if _is_narrow(n_rows, n_classes) else kernels.ROWS
+    if n_rows * n_classes < LIMITS.serial:
+        small: tuple[int, float] = kernels.solve_plain(function, step, 0, logits, g, targets, ignore_index, _SMALL)
+        return small
+    step, block = _shares(n_rows, n_classes, step == kernels.GROUPS)
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
-    args = (
-        _work(logits.dtype),
-        step,
-        block,
-        logits,
-        memory.no_gradient if grad is None else grad,
-        targets,
-        np.empty(n_rows, memory.view),
-        ignore_index,
-        (int(streamed), _fetched(logits.strides[0], logits.strides[0])),
-    )
+    tuning = (int(streamed), _fetched(logits.strides[0], logits.strides[0]))
+    args = (function, step, block, logits, g, targets, ignore_index, tuning)
     if block == 0:
         result: tuple[int, float] = kernels.solve_plain(*args)
     else:
         result = threads.run(kernels.solve_plain_shared, kernels.solve_plain, args, _alone(args))
     return result
+
+
+_SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
+_plain_of: dict[int, tuple[int, Array]] = {}  # by the size of an element: to hash its type takes 0.3 µs
+
+
+def _prepare(dtype: np.dtype[Any]) -> tuple[int, Array]:
+    """The work on logits of a type, and what stands for a gradient that is not there."""
+    _plain_of[dtype.itemsize] = _work(dtype), memory_of(dtype).no_gradient
+    return _plain_of[dtype.itemsize]
 
 
 def _is_narrow(n_rows: int, n_classes: int) -> bool:
