@@ -344,6 +344,10 @@ def logsumexp(
     >>> print(fastce.logsumexp(np.array([[1000.0, 1000.0], [0.0, -np.inf]])).round(4))
     [1000.6931    0.    ]
     """
+    if backend is None and type(axis) is int and axis == -1:
+        small_result = small.of_logits(logits, out, None)
+        if small_result is not None:
+            return small_result
     x, fill, kernels, rows, _ = rows_problem(logits, axis, out, backend, one_each=True)
     if x.size:
         kernels.logsumexp(x, fill)
@@ -381,6 +385,10 @@ def softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, back
     >>> print(fastce.softmax(np.array([[-9.0, 5.0, 10.0]])).round(4))
     [[0.     0.0067 0.9933]]
     """
+    if backend is None and type(axis) is int and axis == -1:
+        small_result = small.of_logits(logits, out, small.SOFTMAX)
+        if small_result is not None:
+            return small_result
     x, fill, kernels, _, result = rows_problem(logits, axis, out, backend, one_each=False)
     if x.size:
         kernels.softmax(x, fill)
@@ -418,6 +426,10 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, 
     >>> print(fastce.log_softmax(np.array([[20.0, 0.0]], np.float32)))
     [[-2.0611537e-09 -2.0000000e+01]]
     """
+    if backend is None and type(axis) is int and axis == -1:
+        small_result = small.of_logits(logits, out, small.LOG_SOFTMAX)
+        if small_result is not None:
+            return small_result
     x, fill, kernels, _, result = rows_problem(logits, axis, out, backend, one_each=False)
     if x.size:
         kernels.log_softmax(x, fill)

@@ -250,7 +250,7 @@ def rows_problem(logits: ArrayLike, axis: int, out: Array | None, backend: str |
         fill = np.empty(n_rows, dtype)
         return RowsProblem(x, fill, kernels, rows, fill)
     result = _empty_like(array) if out is None else _output("out", out, array.shape, array.dtype)
-    fill = np.moveaxis(result, axis, -1)
+    fill = result if axis in (-1, result.ndim - 1) else np.moveaxis(result, axis, -1)  # (which takes 4 µs)
     if out is not None and _shares(result, "out", {"logits": logits}, in_place="logits"):
         x = fill
     return RowsProblem(x, fill, kernels, rows, result if out is None else out)
@@ -284,7 +284,7 @@ def _rows(name: str, array: Array, axis: int) -> tuple[Array, Shape, int, int]:
     ndim = array.ndim
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis {axis} is out of range for {name} of shape {array.shape}")
-    x = array if axis == -1 else np.moveaxis(array, axis, -1)
+    x = array if axis in (-1, ndim - 1) else np.moveaxis(array, axis, -1)
     shape = x.shape
     n_classes = shape[-1]
     if n_classes == 0:
@@ -319,7 +319,7 @@ def _targets(
             f"targets of type {dtype} are probabilities and must have the shape of the logits, {logits.shape}, "
             f"not {array.shape}; class indices must be of an integer type"
         )
-    return None, array if axis == -1 else np.moveaxis(array, axis, -1)
+    return None, array if axis in (-1, array.ndim - 1) else np.moveaxis(array, axis, -1)
 
 
 def _to_int64(targets: Array, ignore_index: int) -> Array:

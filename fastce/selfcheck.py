@@ -347,7 +347,9 @@ def _threads(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
     before, most = numba.get_num_threads(), numba.config.NUMBA_NUM_THREADS
     counts = sorted({n for n in (1, 2, 3, 5) if n < most} | {most})
     try:
-        for (name, dtype), shape in itertools.product(types.items(), (*NARROW[1:4], *ROWS[2:], *WIDE[-2:])):
+        for (name, dtype), shape in itertools.product(
+            types.items(), ((10_007, 10), *NARROW[1:4], *ROWS[2:], *WIDE[-2:])
+        ):
             x = _logits(shape, dtype)
             y = _targets(x)
             results = []

@@ -17,7 +17,11 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
 _IGNORE_INDEX = -100
 
-_plain: Any = None  # `plain` of kernels/cpu/launch.py, looked up by the first call: an import takes 2 µs even if done
+SOFTMAX, LOG_SOFTMAX = 1, 2  # as kernels/cpu/call.py has them, which is imported late
+
+_MAX_SIZE = 100_000  # logits, in a call of the logits alone: where threads begin to pay, see kernels/cpu/launch.py
+
+_cpu: Any = None  # the kernels, imported by the first call: an import takes 2 µs even if done
 
 
 def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tuple[Scalar, Array | None] | None:
@@ -41,15 +45,35 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
             grad = grad_out
         else:
             return None
-    bad, loss = (_plain or _import_plain())(logits, targets, grad, _IGNORE_INDEX)
+    bad, loss = (_cpu or _import_cpu()).plain(logits, targets, grad, _IGNORE_INDEX)
     return (dtype.type(loss), grad) if bad < 0 else None
+
+
+def of_logits(logits: Any, out: Any, kind: int | None) -> Array | None:
+    """Give what a small call of softmax, log_softmax (`kind`) or logsumexp (None) gives, or None if this is not one."""
+    if type(logits) is not np.ndarray or not 0 < logits.size < _MAX_SIZE:
+        return None
+    dtype, shape = logits.dtype, logits.shape
+    if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.flags.carray:
+        return None
+    filled = shape if kind is not None else shape[:1]
+    if out is None:
+        out = np.empty(filled, dtype)
+    elif not (_fits(out, dtype, filled) and ((out is logits and kind is not None) or not _overlaps(out, logits))):
+        return None
+    (_cpu or _import_cpu()).small_of_logits(logits, out, kind)
+    result: Array = out
+    return result
 
 
 def _can_take(out: Any, logits: Array, targets: Array) -> bool:
     """Whether the gradient can be written there without a second thought."""
-    if type(out) is not np.ndarray or out.dtype is not logits.dtype or out.shape != logits.shape:
-        return False
-    return bool(out.flags.carray) and not _overlaps(out, logits) and not _overlaps(out, targets)
+    return _fits(out, logits.dtype, logits.shape) and not _overlaps(out, logits) and not _overlaps(out, targets)
+
+
+def _fits(out: Any, dtype: Any, shape: Any) -> bool:
+    """Whether an array is of that type and shape, and can be written."""
+    return type(out) is np.ndarray and out.dtype is dtype and out.shape == shape and bool(out.flags.carray)
 
 
 def _overlaps(a: Array, b: Array) -> bool:
@@ -57,7 +81,7 @@ def _overlaps(a: Array, b: Array) -> bool:
     return (a.base is not None or b.base is not None) and np.may_share_memory(a, b)
 
 
-def _import_plain() -> Any:
-    global _plain
-    _plain = dispatch.cpu().plain
-    return _plain
+def _import_cpu() -> Any:
+    global _cpu
+    _cpu = dispatch.cpu()
+    return _cpu

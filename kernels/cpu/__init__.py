@@ -8,7 +8,7 @@ from ..task import Array, Task
 from . import targets as _targets
 from .cache import NotOnDisk, only_from_disk
 from .call import LOG_SOFTMAX, SOFTMAX
-from .launch import LIMITS, plain, run
+from .launch import LIMITS, plain, run, small_of_logits
 
 __all__ = [
     "LIMITS",
@@ -19,6 +19,7 @@ __all__ = [
     "only_from_disk",
     "plain",
     "scan_targets",
+    "small_of_logits",
     "softmax",
     "sum_rows",
 ]

@@ -129,11 +129,20 @@ def _write(x, g, n, y, o, magic, plan, weight, q, even, streamed):
 
 
 @inline
-def _log_softmax(x, g, n, o, plan):
+def _log_softmax(x, g, n, o, plan, streamed):
     """``(x - the largest) - log(the sum of exp of that)``."""
-    top = plan.top * o.sign
-    for j in range(0, n, lanes(x)):
-        store_part(g, j, n - j, (load_part(x, j, n - j) - top) - plan.factor)
+    top, width = plan.top * o.sign, lanes(x)
+    begin = min(n, until_aligned(g)) if streamed else 0
+    whole = begin + (n - begin) // width * width
+    if streamed:
+        for j in range(begin, whole, width):
+            stream(g, j, (load(x, j) - top) - plan.factor)
+    else:
+        for j in range(begin, whole, width):
+            prefetch_write(g, j + WRITE_AHEAD)
+            store(g, j, (load(x, j) - top) - plan.factor)
+    store_part(g, 0, begin, (load_part(x, 0, begin) - top) - plan.factor)
+    store_part(g, whole, n - whole, (load_part(x, whole, n - whole) - top) - plan.factor)
 
 
 @device
@@ -164,7 +173,7 @@ def write_classes(call, numbers, x0, g0, q0, weight0, begin, end, y, plan):
         fill(g, n, np.nan, call[STREAM] != 0)
         return
     if call[KIND] == LOG_SOFTMAX:
-        _log_softmax(x, g, n, o, plan)
+        _log_softmax(x, g, n, o, plan, call[STREAM] != 0)
     else:
         q, weight = advance(q0, begin * item_bytes(q0)), advance(weight0, begin * item_bytes(weight0))
         if o.even and plan.base == 0.0:

@@ -114,6 +114,19 @@ def solve_shared(
 
 
 @serial
+def solve_logits(function, step, x, g, lse, kind):
+    """A small call of the logits alone: ``kind`` says what ``g`` is to be; with an empty ``g``, ``lse`` is filled."""
+    call, numbers = blocks_of(len(x), x.shape[1], step)
+    integers, nothing = np.empty(0, np.int64), lse[:0]
+    fill_blocks(
+        call, numbers, x, g, x[:0], (len(x), x.strides[0], g.strides[0], 0), integers, integers, 0, nothing,
+        (nothing, nothing, nothing), (nothing, lse, nothing, nothing), (integers, integers, integers),
+        (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0), kind, (0, 0),
+    )  # fmt: skip
+    call_work(function, call, numbers, step, 0, len(x))
+
+
+@serial
 def solve_plain(function, step, block, x, g, targets, ignore_index, tuning):
     """Mean loss of a call without options, and its gradient unless ``g`` is empty: all of it in one call.
 

@@ -26,14 +26,20 @@ from .stats import CHUNK
 class Limits(NamedTuple):
     """Where the regimes begin and end."""
 
-    serial: int  # elements: below, waking the threads costs more than they save
+    serial: int  # elements: below, one thread computes
     block: int  # elements: what a thread takes at a time
     fetch: int  # bytes: how far ahead of what is read memory is asked for
     stream: int  # bytes of logits: from here on, gradients go past the caches
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
 
 
-LIMITS = Limits(serial=20_000, block=1 << 16, fetch=1 << 15, stream=1 << 26, even=4)
+# Microseconds a call of 1,000 classes on one thread and two, whose pool is awake (calls in a row) or asleep (a pause of
+# 5 ms before each, as in a training loop). What waking costs is had back later than the awake pool would say:
+#
+# elements           32,000    64,000   100,000   150,000
+# awake             22    22   44   31   59   41   87   54
+# asleep            30   158   74  210   81  143  199  178
+LIMITS = Limits(serial=100_000, block=1 << 16, fetch=1 << 15, stream=1 << 26, even=4)
 
 
 class Memory(NamedTuple):
@@ -111,6 +117,19 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     else:
         result = threads.run(kernels.solve_plain_shared, kernels.solve_plain, args, _alone(args))
     return result
+
+
+def small_of_logits(logits: Array, fill: Array, kind: int | None) -> None:
+    """Fill an array with softmax or log_softmax of logits that one thread computes, or (None) with logsumexp.
+
+    The arrays are C-contiguous and writeable: float32 or float64 logits (N, C), and (N, C) or (N,) to fill.
+    """
+    function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
+    step = kernels.GROUPS if _is_narrow(*logits.shape) else kernels.ROWS
+    if kind is None:
+        kernels.solve_logits(function, step, logits, no_gradient, fill, GRADIENTS)
+    else:
+        kernels.solve_logits(function, step, logits, fill, no_gradient.reshape(-1), kind)
 
 
 _SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
