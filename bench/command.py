@@ -132,6 +132,7 @@ def measure(args: argparse.Namespace, arguments: Sequence[str], progress: Callab
     for done, step in enumerate(todo):
         progress(done, len(todo), step.label)
         records += step.run()
+    left_out |= choice.wrong
     return results(records, choice.providers, left_out, shlex.join(["python", "-m", "fastce", "bench", *arguments]))
 
 
@@ -152,6 +153,7 @@ def choose(args: argparse.Namespace) -> tuple[Choice, dict[str, str]]:
         rows=args.rows,
         classes=args.classes,
         limit=args.limit * 10**6,
+        wrong={},
     )
     return choice, {**left_out, **no_types}
 

@@ -21,6 +21,7 @@ class Choice(NamedTuple):
     rows: list[int]
     classes: list[int]
     limit: int  # bytes of logits in a cell
+    wrong: dict[str, str]  # filled on the way: peers whose result is wrong in a cell, and how
 
     @property
     def budget(self) -> float:
@@ -63,7 +64,7 @@ def steps(name: str, choice: Choice) -> list[Step]:
 
 
 def _speed(case: Case, choice: Choice) -> list[Record]:
-    race = prepare(case, choice.providers, choice.budget)
+    race = prepare(case, choice.providers, choice.budget, choice.wrong)
     race.run()
     return [record("speed", case, race)]
 

@@ -356,6 +356,20 @@ def test_a_wrong_result_is_never_timed(hurry, monkeypatch):
     monkeypatch.setitem(PROVIDERS, "numpy", wrong)
     with pytest.raises(AssertionError, match=r"NumPy, forward, float32, 32 x 10: loss 1\.0"):
         run.prepare(Case("forward", "float32", 32, 10), ["numpy"], budget=0)
+    found: dict[str, str] = {}
+    race = run.prepare(Case("forward", "float32", 32, 10), ["fastce", "numpy"], budget=0, wrong=found)
+    assert race.names == ["fastce"]
+    assert list(found) == ["NumPy, forward, float32, 32 x 10"]
+    assert found["NumPy, forward, float32, 32 x 10"].startswith("loss 1.0, float64 gives")
+
+
+def test_a_wrong_result_of_fastce_ends_the_run(hurry, monkeypatch):
+    wrong = PROVIDERS["fastce"]._replace(
+        builders={"forward": lambda problem: Contender(lambda: 1.0, lambda x: (x, None))}
+    )
+    monkeypatch.setitem(PROVIDERS, "fastce", wrong)
+    with pytest.raises(AssertionError, match=r"fastce, forward, float32, 32 x 10: loss 1\.0"):
+        run.prepare(Case("forward", "float32", 32, 10), ["fastce"], budget=0, wrong={})
 
 
 def test_nobody_passes_with_what_another_left_in_the_output(hurry, monkeypatch):
@@ -384,6 +398,7 @@ CHOICE = measurements.Choice(
     rows=[32],
     classes=[10, 40],
     limit=10**9,
+    wrong={},
 )
 
 
