@@ -14,6 +14,23 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("n_rows", [1, 9])  # chunks shared by the threads, and row by row
+def test_classes_and_ranks_that_a_float32_cannot_hold(backend, n_rows):
+    n_classes = 2**24 + 7
+    logits = np.zeros((n_rows, n_classes), float_type("bfloat16"))
+    logits[:, n_classes - 2] = 1
+    logits[:, 0] = -1
+    result = fastce.cross_entropy_with_grad(
+        logits[:1] if backend == "reference" else logits,
+        np.zeros(1 if backend == "reference" else n_rows, np.int64),
+        aux=("argmax", "rank", "correct"),
+        backend=backend,
+    )
+    assert (result.argmax == n_classes - 2).all()
+    assert (result.rank == n_classes - 1).all()
+    assert not result.correct.any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_more_than_2_31_logits(rng, shape):

@@ -32,6 +32,7 @@ from .call import (
     ZL_RATIO,
     ZL_SCALE,
     options_of,
+    target_of,
 )
 from .compile import device, inline
 from .element import times
@@ -64,7 +65,6 @@ from .simd import (
     TARGET,  # v of the target
     WEIGHT_Y,  # its class weight
     SHARE_Y,  # its spread weight
-    WINNER, ABOVE,  # argmax and rank
     DISTANCE,  # sum of the powers, each times how far z lies below the top (for the entropy)
     # ... then the plan of the gradient, factor * 2**((z - base * unit) * log2(e) - K) - scale * c_j:
     FACTOR,  # rounded to the arithmetic type (for ``log_softmax``: what is subtracted from z after the top)
@@ -72,7 +72,7 @@ from .simd import (
     SCALE,
     AT_TARGET,  # the gradient of the target class
     FIELDS,
-) = range(19)  # fmt: skip
+) = range(17)  # fmt: skip
 
 
 @inline
@@ -97,19 +97,21 @@ def _write(call, field, x, first, n, ignored, v):
 
 
 @inline
-def _write_classes(call, first, n, table, width):
-    """The outputs that are about classes."""
-    for r in range(n):
-        y = pointer_at(call[TARGETS], np.int64)[first + r] if call[TARGETS] != 0 else 0
-        ignored = call[TARGETS] != 0 and y == call[IGNORE_INDEX]
-        winner = np.int64(-1) if ignored else np.int64(table[WINNER * width + r])
-        if call[ARGMAX] != 0:
-            pointer_at(call[ARGMAX], np.int64)[first + r] = winner
-        if call[CORRECT] != 0:
-            pointer_at(call[CORRECT], np.uint8)[first + r] = np.uint8(not ignored and winner == y)
-        if call[RANK] != 0:
-            above = np.int64(0) if ignored else np.int64(table[ABOVE * width + r])
-            pointer_at(call[RANK], np.int64)[first + r] = above
+def asks_for_classes(call):
+    """Whether an output is about classes."""
+    return call[ARGMAX] + call[CORRECT] + call[RANK] != 0
+
+
+@inline
+def write_about_classes(call, i, winner, above):
+    """The outputs of row ``i`` that are about classes: whole numbers, which may be larger than a lane holds."""
+    y, ignored = target_of(call, i)
+    if call[ARGMAX] != 0:
+        pointer_at(call[ARGMAX], np.int64)[i] = np.int64(-1) if ignored else np.int64(winner)
+    if call[CORRECT] != 0:
+        pointer_at(call[CORRECT], np.uint8)[i] = np.uint8(not ignored and winner == y)
+    if call[RANK] != 0:
+        pointer_at(call[RANK], np.int64)[i] = np.int64(0) if ignored else np.int64(above)
 
 
 @inline
@@ -151,8 +153,6 @@ def finish(call, numbers, x, first, n, table):
     ignored = zero != zero
     if call[TARGETS] != 0:
         ignored = to_lanes(x, pointer_at(call[TARGETS], np.int64), first, n) == call[IGNORE_INDEX]
-    if call[ARGMAX] + call[CORRECT] + call[RANK] != 0:
-        _write_classes(call, first, n, table, width)
 
     # Sums of powers, in float64: of all, and of all but the target, in which nothing is rounded away.
     e_top = _power64(top * o.sign - base, o, magic)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from .call import (
-    ARGMAX,
-    CORRECT,
     ENTROPY,
     FETCH,
     GRADIENT,
@@ -38,7 +36,6 @@ from .call import (
 from .compile import device, inline
 from .element import times, value
 from .finish import (
-    ABOVE,
     AT_TARGET,
     BASE,
     DISTANCE,
@@ -56,9 +53,10 @@ from .finish import (
     TIES,
     TOP,
     WEIGHT_Y,
-    WINNER,
+    asks_for_classes,
     cleared,
     finish,
+    write_about_classes,
 )
 from .gradient import fill, scaled_power
 from .maths import constants, power
@@ -66,6 +64,7 @@ from .simd import (
     advance,
     apart,
     count_true,
+    extract,
     fma,
     iota,
     item_bytes,
@@ -214,6 +213,16 @@ def _infinite_or_nan(x, logits, n_classes, unit):
 
 
 @inline
+def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
+    """The outputs that are about classes; of ignored rows too."""
+    order = options_of(call, numbers).order
+    winner = _winners(x, logits, n_classes, order)
+    above = _ranks(x, logits, n_classes, column, order) if call[RANK] != 0 else winner
+    for r in range(n):
+        write_about_classes(call, first + r, np.int64(extract(winner, r)), np.int64(extract(above, r)))
+
+
+@inline
 def _sums(x, n_classes, weight, logits, q, o, magic, base, mark, plain, entropy):
     """Ties, ``rest`` (in two parts), linear, spread and distance of the rows; the last three are 0 if ``plain``."""
     width, zero = lanes(x), zeros(x)
@@ -244,11 +253,6 @@ def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
     """What there is to be known of the rows, into the table."""
     o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
     c = constants(zero)
-    if call[ARGMAX] + call[CORRECT] + call[RANK] != 0:
-        store(table, WINNER * width, _winners(x, logits, n_classes, o.order))
-        if call[RANK] != 0:
-            store(table, ABOVE * width, _ranks(x, logits, n_classes, column, o.order))
-
     top = zero - np.inf
     for j in range(n_classes):
         v = load(logits, j * width)
@@ -363,9 +367,14 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             if options_of(call, numbers).spread == PROBABILITIES:
                 _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
                 _load_group(x, q0, offsets, n, n_classes, q)
+            if asks_for_classes(call):
+                _about_classes(call, numbers, x, n_classes, first, n, logits, column)
             _look(call, numbers, x, n_classes, weight, logits, q, column, table)
             if call[WEIGHT] != 0 or options_of(call, numbers).spread != NONE:
                 _weights_of_targets(call, numbers, x, first, n, weight, q, table)
+        else:
+            for r in range(n):
+                write_about_classes(call, first + r, 0, 0)
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)

@@ -6,8 +6,6 @@ import numpy as np
 
 from . import extras
 from .call import (
-    ARGMAX,
-    CORRECT,
     ENTROPY,
     GRADIENT,
     GRADIENT_STEP,
@@ -26,7 +24,6 @@ from .call import (
 from .compile import device, inline
 from .element import spread_weights, value
 from .finish import (
-    ABOVE,
     BASE,
     DISTANCE,
     FIELDS,
@@ -40,9 +37,10 @@ from .finish import (
     TIES,
     TOP,
     WEIGHT_Y,
-    WINNER,
+    asks_for_classes,
     cleared,
     finish,
+    write_about_classes,
 )
 from .gradient import fill, plan_of, write_classes
 from .simd import apart, extract, lane_buffer, lanes, load_one, rounded, zeros
@@ -52,8 +50,8 @@ GROUP = 4096  # classes of the rows that are looked at before their gradients ar
 
 
 @device
-def enter(call, numbers, x, q, weight, y, found, table, r):
-    """Put what was found in a row, and what else is to be known of it, into lane ``r`` of the table."""
+def enter(call, numbers, i, x, q, weight, y, found, table, r):
+    """Put what was found in row ``i``, and what else is to be known of it, into lane ``r`` of the table."""
     apart()
     o, n, width = options_of(call, numbers), call[N_CLASSES], lanes(x)
     top = found.top
@@ -68,10 +66,9 @@ def enter(call, numbers, x, q, weight, y, found, table, r):
         table[WEIGHT_Y * width + r] = load_one(weight, y) if o.weighted else 1.0
         if o.spread != NONE:
             table[SHARE_Y * width + r] = extract(spread_weights(x, weight, q, y, 1, False, o), 0)
-    if call[ARGMAX] + call[CORRECT] + call[RANK] != 0:
-        table[WINNER * width + r] = extras.argmax(x, n, o.order)
-        if call[RANK] != 0:
-            table[ABOVE * width + r] = extras.rank(x, n, y, o.order)
+    if asks_for_classes(call):
+        above = extras.rank(x, n, y, o.order) if call[RANK] != 0 else 0
+        write_about_classes(call, i, extras.argmax(x, n, o.order), above)
     if call[ENTROPY] != 0:
         top = found.top - found.base * o.sign
         table[DISTANCE * width + r] = extras.mean_distance(call, numbers, x, n, found.base, found.power, top)
@@ -91,13 +88,14 @@ def _look(call, numbers, x0, q0, weight, first, n, table):
         x, q = row_start(call, x0, 0, X_STEP, first + r), row_start(call, q0, 2, Q_STEP, first + r)
         y, ignored = target_of(call, first + r)
         if ignored:
+            write_about_classes(call, first + r, 0, 0)
             continue
         if n_classes <= CHUNK:
             top = np.float64(table[TOP * lanes(x) + r])
             found = chunk_sums(call, numbers, x, q, weight, n_classes, top)
         else:
             found = row_stats(call, numbers, x, q, weight)
-        enter(call, numbers, x, q, weight, y, found, table, r)
+        enter(call, numbers, first + r, x, q, weight, y, found, table, r)
 
 
 @inline

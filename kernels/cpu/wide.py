@@ -20,7 +20,7 @@ from .call import (
     target_of,
 )
 from .compile import inline
-from .finish import FIELDS, cleared, finish
+from .finish import FIELDS, cleared, finish, write_about_classes
 from .gradient import Plan, fill, plan_of, write_classes
 from .row import enter
 from .simd import advance, item_bytes, lane_buffer, lanes, zeros
@@ -73,12 +73,14 @@ def finish_rows(call, numbers, x, q, weight, begin, end):
         for r in range(n):
             i = first + r
             y, ignored = target_of(call, i)
-            if not ignored:
+            if ignored:
+                write_about_classes(call, i, 0, 0)
+            else:
                 found = _part(call, numbers, i * n_chunks)
                 for c in range(1, n_chunks):
                     found = merged(found, _part(call, numbers, i * n_chunks + c), o, zeros(x))
                 x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)
-                enter(call, numbers, x_i, q_i, weight, y, found, table, r)
+                enter(call, numbers, i, x_i, q_i, weight, y, found, table, r)
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
             for r in range(n):
