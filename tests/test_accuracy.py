@@ -8,12 +8,13 @@ import tracemalloc
 import numba
 import numpy as np
 import pytest
-from conftest import FLOAT_TYPES, assert_same, float_type
+from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type
 
 import fastce
-from fastce.kernels.cpu import LIMITS
+from fastce.kernels.cpu import LIMITS, launch
 from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
 from fastce.kernels.cpu.stats import CHUNK
+from fastce.kernels.cpu.wide import PART
 from fastce.problem import AUX
 
 # Rows and classes: rows across the lanes; one row after the other, one chunk and several; chunks of few rows shared.
@@ -99,6 +100,17 @@ def in_float64(logits, targets):
     return loss, grad
 
 
+def underflow(grad, targets):
+    """What kernels may lose of each element: powers below the smallest normal number, which may be 0.
+
+    The target's gradient is a sum over all others.
+    """
+    tiny = np.finfo(np.float32).tiny
+    lost = np.where(np.abs(grad) < tiny, np.abs(grad), 0)
+    lost[np.arange(len(targets)), targets] = grad.shape[1] * tiny
+    return lost
+
+
 def test_the_oracle_agrees_with_the_reference(rng):
     for make in KINDS:
         logits, targets = make(rng, (50, 20))
@@ -122,6 +134,32 @@ def test_row_losses_are_right_to_1e_6_however_small(rng, make, shape):
         # (what is added up may be 0 below the smallest normal number)
         underflow = logits.shape[1] * np.finfo(np.float32).tiny
         np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=underflow)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("make", [random_rows, confident_rows, confident_and_wrong_rows], ids=lambda f: f.__name__)
+@EVERY_REGIME
+def test_16_bit_gradients_are_rounded_once(rng, make, shape, name):
+    """They differ from the rounded float64 gradient only where that is, to float32's precision, halfway."""
+    dtype = float_type(name)
+    logits, targets = make(rng, shape)
+    logits = logits.astype(dtype)
+    exact = in_float64(logits, targets)[1]
+    grad = fastce.cross_entropy_with_grad(logits, targets, reduction="sum").grad
+    assert grad.dtype == dtype
+    tolerance = 3e-7 * np.abs(exact) + underflow(exact, targets)
+    assert (grad >= rounded(exact - tolerance, dtype)).all()
+    assert (grad <= rounded(exact + tolerance, dtype)).all()
+    # At most one in ten thousand is so near to halfway; of numbers rounded to 16 bits twice, one in four would differ.
+    certain = underflow(exact, targets) < 1e-7 * np.abs(exact)
+    assert (grad != rounded(exact, dtype))[certain].sum() <= 1 + 1e-4 * grad.size
+    single = fastce.cross_entropy_with_grad(logits.astype(np.float32), targets, reduction="sum").grad
+    assert_same(grad, single.astype(dtype))
+
+
+def rounded(exact, dtype):
+    with np.errstate(under="ignore"):
+        return exact.astype(np.float32).astype(dtype)
 
 
 @pytest.mark.parametrize("name", FLOAT_TYPES)
@@ -165,6 +203,38 @@ def assert_same_result(actual, expected):
 def case(rng, name, shape):
     logits, targets = random_rows(rng, shape)
     return logits.astype(float_type(name)), targets
+
+
+@EVERY_REGIME
+@EVERY_OPTION
+@EVERY_TYPE
+def test_the_same_bits_in_place_and_in_any_layout(rng, name, options, shape):
+    logits, targets = case(rng, name, shape)
+    expected = fastce.cross_entropy_with_grad(logits, targets, **options)
+    assert_same_result(fastce.cross_entropy_with_grad(logits, targets, **options), expected)
+
+    place = logits.copy()
+    in_place = fastce.cross_entropy_with_grad(place, targets, grad_out=place, **options)
+    assert in_place.grad is place
+    assert_same_result(in_place, expected)
+
+    n_rows, n_classes = shape
+    padded = np.full((2 * n_rows, n_classes + 3), np.nan, logits.dtype)
+    strided = padded[::2, 1:-2]
+    strided[...] = logits
+    around = padded.copy()
+    around[::2, 1:-2] = expected.grad
+    assert_same_result(fastce.cross_entropy_with_grad(strided, targets, **options), expected)
+    assert_same_result(fastce.cross_entropy_with_grad(strided, targets, grad_out=strided, **options), expected)
+    assert_same(padded.view(np.uint8), around.view(np.uint8))
+
+    backwards = np.ascontiguousarray(logits[::-1])[::-1]
+    assert_same_result(fastce.cross_entropy_with_grad(backwards, targets, **options), expected)
+    columns = np.asfortranarray(logits)
+    assert_same_result(fastce.cross_entropy_with_grad(columns, targets, **options), expected)
+    frozen = logits.copy()
+    frozen.flags.writeable = False
+    assert_same_result(fastce.cross_entropy_with_grad(frozen, targets, **options), expected)
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread only")
@@ -221,6 +291,39 @@ def test_the_same_bits_for_more_threads_than_cores_and_from_run_to_run():
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
+
+
+CALL_BYTES = 5000  # a call's two blocks, views, argument tuples: about 1,000 in NumPy 2, whatever the shape
+
+
+@EVERY_TYPE
+@pytest.mark.parametrize("shape", [(200_000, 3), (3000, 300), (2, 1_500_000)])
+@pytest.mark.parametrize("layout", ["rows", "strided rows", "read-only"])
+def test_a_few_bytes_a_row_is_all_the_memory(rng, name, shape, layout):
+    """A row's loss; and what threads that share a row tell each other of its chunks, a byte for 146 classes."""
+    n_rows, n_classes = shape
+    logits = np.zeros((2 * n_rows if layout == "strided rows" else n_rows, n_classes), float_type(name))
+    logits = logits[::2] if layout == "strided rows" else logits
+    logits.flags.writeable = layout != "read-only"
+    grad, targets = np.zeros(shape, logits.dtype), rng.integers(0, n_classes, n_rows)
+    fastce.cross_entropy_with_grad(logits, targets, grad_out=grad)  # what is compiled and imported is not counted
+    fastce.cross_entropy(logits, targets)
+    of_chunks = PART * 8 * n_rows * -(-n_classes // CHUNK) if n_classes > CHUNK else 0
+    allowed = arithmetic_type(logits.dtype).itemsize * n_rows + of_chunks + CALL_BYTES
+    assert traced_peak(lambda: fastce.cross_entropy(logits, targets)) <= allowed
+    assert traced_peak(lambda: fastce.cross_entropy_with_grad(logits, targets, grad_out=grad)) <= allowed
+
+
+@EVERY_TYPE
+def test_classes_apart_cost_a_block_of_rows(name):
+    logits = np.zeros((100, 100_000), float_type(name)).T  # 100,000 rows of 100 classes that are not adjacent
+    grad, targets = np.zeros_like(logits), np.zeros(len(logits), np.int64)
+    fastce.cross_entropy_with_grad(logits, targets, grad_out=grad)
+    peak = traced_peak(lambda: fastce.cross_entropy_with_grad(logits, targets, grad_out=grad))
+    # Logits, their gradient, and the next logits before these are let go.
+    blocks = 3 * launch._COPIED_ELEMENTS * logits.itemsize
+    assert peak <= blocks + arithmetic_type(logits.dtype).itemsize * len(logits) + CALL_BYTES
+    assert blocks < logits.nbytes / 10
 
 
 def traced_peak(function):
