@@ -12,6 +12,7 @@ import llvmlite.binding
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import types_with_oracle
 from numba import cfunc, njit, types
 
 from fastce.kernels.cpu import kernels, maths
@@ -32,10 +33,6 @@ from fastce.kernels.cpu.simd import (
 FLOATS = (np.float32, np.float64)
 FORMATS = {np.float32: FLOAT32, np.float64: FLOAT64}
 GUARD = 0x5A  # every byte around what may be written
-
-# Oracles of float64 need a wider type; Windows, and macOS on ARM, have none.
-wide_longdouble = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 60, reason="np.longdouble is float64 here")
-types_with_oracle = pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=wide_longdouble)])
 
 
 # --- mathematics -----------------------------------------------------------------------------------------------------
