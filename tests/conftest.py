@@ -64,13 +64,14 @@ ROUNDING = {
 }
 
 
-# Without options, an element of the gradient of a sum may be further from the exact one than that of max-shifted NumPy of
-# the same type is, by this much of the largest in its row: one unit in the last place (two classes: 1.18e-7 was seen in
-# 180,000 rows), or in float64, where the factor is rounded too, two. The elements of a row add up to this much at most.
+# Without options, an element of the gradient of a sum may be further from the exact one than that of max-shifted NumPy
+# of the same type is, by this much of the largest in its row: one unit in the last place (two classes: 1.18e-7 was seen
+# in 180,000 rows), or in float64, where the factor is rounded too, two. The elements of a row add up to this much at
+# most.
 NEARNESS = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float64): 2.0**-51}
 SUM = {np.dtype(np.float32): 3e-7, np.dtype(np.float64): 1e-15}
-# The same where target and one other class are next to all of the sum. The target's gradient is minus the sum of all but
-# itself: of the other class, and up to 15 that are added to it in its lane, each time losing up to half a unit.
+# The same where target and one other class are next to all of the sum. The target's gradient is minus the sum of all
+# but itself: of the other class, and up to 15 that are added to it in its lane, each time losing up to half a unit.
 NEARNESS_BESIDE_A_RUNNER_UP = {np.dtype(np.float32): 4e-7, np.dtype(np.float64): 2e-15}
 SUM_BESIDE_A_RUNNER_UP = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 3e-15}
 

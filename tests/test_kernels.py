@@ -1,21 +1,17 @@
 """What the CPU kernels are made of: the mathematics, vectors in memory, 16-bit types, the machine code."""
 
 import os
-import platform
-import re
 import subprocess
 import sys
-import warnings
 from decimal import Decimal, localcontext
 
-import llvmlite.binding
 import ml_dtypes
 import numpy as np
 import pytest
 from conftest import types_with_oracle
-from numba import cfunc, njit, types
+from numba import njit
 
-from fastce.kernels.cpu import kernels, maths
+from fastce.kernels.cpu import maths
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import FLOAT32, FLOAT64, LOG2E, constants
 from fastce.kernels.cpu.simd import (
@@ -443,43 +439,3 @@ def test_nothing_outside_the_arrays_is_touched():
     )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
     assert done.stdout == "whole\n"
-
-
-has_fma = platform.machine() in ("x86_64", "AMD64") and llvmlite.binding.get_host_cpu_features().get("fma", False)
-
-
-@pytest.mark.skipif(not has_fma, reason="reads the machine code of x86-64 with FMA")
-@pytest.mark.parametrize(("element", "suffix"), [(types.float32, "ps"), (types.int16, "ps")])
-def test_hot_loops_are_vectors_of_fused_multiply_adds(monkeypatch, element, suffix):
-    def without_cache(function):  # what comes from the cache has no assembly to show
-        return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
-
-    monkeypatch.setattr(kernels, "work", without_cache)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assembly = kernels.work_on(element)._library.get_asm_str()
-    bodies = functions_of(assembly)
-    fused = re.compile(rf"\bvfn?m(add|sub)\d+{suffix}\b.*%[yz]mm")
-    for name, at_least in (("chunk_stats", 20), ("chunk_gradient", 20)):
-        found = [body for symbol, body in bodies.items() if name in symbol]
-        assert found, f"no {name} among {sorted(bodies)}"
-        assert sum(len(fused.findall(body)) for body in found) >= at_least
-    calls = set(re.findall(r"(?:callq?|jmpq?)\s+\*?(?:[\w.$]*\$)?([A-Za-z_]\w*)", assembly))
-    calls |= set(re.findall(r"movabsq?\s+\$([A-Za-z_]\w*)", assembly))
-    single = {"expf", "exp2f", "logf", "log1pf", "tanhf", "fmaf", "fma", "tanh", "exp2"}
-    assert not calls & single, calls & single
-    if element == types.int16:
-        assert not {c for c in calls if "trunc" in c or "extend" in c}
-
-
-def functions_of(assembly):
-    """Bodies of the functions in an assembly listing, by their symbols."""
-    bodies, symbol = {}, None
-    for line in assembly.splitlines():
-        label = re.match(r'"?([\w.$@<>:,\[\]() *=-]+)"?:\s*(#.*)?$', line)
-        if label and not label[1].startswith((".", "L")):
-            symbol = label[1]
-            bodies[symbol] = ""
-        elif symbol is not None:
-            bodies[symbol] += line + "\n"
-    return bodies
