@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from conftest import (
     FLOAT_TYPES,
+    GRAD,
+    GRAD_BESIDE_A_RUNNER_UP,
     NEARNESS,
     NEARNESS_BESIDE_A_RUNNER_UP,
     SUM,
     SUM_BESIDE_A_RUNNER_UP,
     WIDER,
+    assert_grad,
     assert_same,
     float_type,
+    oracle,
     types_with_oracle,
 )
 from rows import (
@@ -29,6 +33,7 @@ from rows import (
 )
 
 import fastce
+from fastce.problem import AUX
 
 
 def test_the_oracle_agrees_with_the_reference(rng):
@@ -82,6 +87,53 @@ def test_the_usual_gradient_does_not_sum_to_0(rng):
     logits = logits.astype(np.float32)
     grad = by_numpy(logits, targets).astype(np.float64)
     assert (np.abs(grad.sum(axis=1)) > 0.02 * np.abs(grad).max(axis=1)).sum() > 200
+
+
+OPTIONS = {
+    "aux": lambda rng, shape: {"aux": AUX},
+    "weight": lambda rng, shape: {"weight": rng.uniform(0.5, 2, shape[1]).astype(np.float32)},
+    "sample_weight": lambda rng, shape: {"sample_weight": rng.uniform(0.5, 2, shape[0]).astype(np.float32)},
+    "z_loss": lambda rng, shape: {"z_loss": 1e-3},
+    "logit_scale": lambda rng, shape: {"logit_scale": 0.7},
+    "label_smoothing": lambda rng, shape: {"label_smoothing": 0.1},
+    "label_smoothing and weight": lambda rng, shape: {
+        "label_smoothing": 0.1,
+        "weight": rng.uniform(0.5, 2, shape[1]).astype(np.float32),
+    },
+    "softcap": lambda rng, shape: {"softcap": 8.0},
+}
+
+
+@pytest.mark.parametrize("options_of", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "make", [random_rows, confident_rows, confident_and_wrong_rows, rows_with_a_runner_up], ids=lambda f: f.__name__
+)
+@EVERY_REGIME
+def test_gradients_with_options_are_off_by_a_few_roundings(rng, make, shape, options_of):
+    logits, targets = make(rng, shape)
+    logits, options = logits.astype(np.float32), options_of(rng, shape)
+    grad = fastce.cross_entropy_with_grad(logits, targets, reduction="sum", **options).grad
+    exact = oracle(fastce.cross_entropy_with_grad, logits, targets, reduction="sum", **options).grad
+    subtracted = {"label_smoothing", "softcap"} & set(options)
+    assert_grad(
+        grad,
+        exact,
+        largest_logit=options.get("softcap", 0.0),
+        terms=largest_terms(logits, targets, **options) if subtracted else 0.0,
+        lost=2 * underflow(exact / 2, targets),  # (no weight is larger)
+        tolerances=GRAD_BESIDE_A_RUNNER_UP if make is rows_with_a_runner_up else GRAD,
+    )
+
+
+def largest_terms(logits, targets, weight=1.0, label_smoothing=0.0, softcap=None):
+    """The largest of what is subtracted from each other in each row: p and q with their weights."""
+    z = logits.astype(np.float64)
+    z = z if softcap is None else softcap * np.tanh(z / softcap)
+    p = fastce.softmax(z, backend="reference")
+    q = np.full(z.shape, label_smoothing / z.shape[1])
+    q[np.arange(len(targets)), targets] += 1 - label_smoothing
+    q *= weight
+    return np.maximum(p * q.sum(axis=1, keepdims=True), q).max(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
