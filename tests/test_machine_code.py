@@ -134,11 +134,11 @@ def syntax_here():
 
 
 # What the hot loops of a function consist of, and how many there are at least. Of chunk_sums: with and without label
-# smoothing; of write_classes: these, and past the caches; of run_groups: sums, gradients, and both with every option.
+# smoothing; of write_classes: these (others, with branches, are several blocks); of run_groups: sums, gradients, and both with every option.
 HOT = {
     "chunk_top": ("largest", 1),
     "chunk_sums": ("fused", 2),
-    "write_classes": ("fused", 3),
+    "write_classes": ("fused", 2),
     "run_groups": ("fused", 3),
 }
 
