@@ -71,6 +71,8 @@ def check(logits, targets, backend, axis=-1, **options):
     z = np.abs(np.asarray(logits).astype(float)) * abs(options.get("logit_scale", 1))
     largest = min(z.max(), options.get("softcap") or np.inf)
     rounded = largest if {"softcap", "logit_scale"} & set(options) else 0.0
+    # (the kernels know z to more digits than its type has, but for the softcap's tanh)
+    unsure = largest if backend == "reference" or options.get("softcap") else 0.0
     terms = 0.0 if of_classes and not options.get("label_smoothing") else np.abs(expected.grad).max(initial=0)
     if options.get("softcap"):
         slope = np.maximum(1 - np.tanh(z / options["softcap"]) ** 2, 1e-3)
@@ -78,7 +80,7 @@ def check(logits, targets, backend, axis=-1, **options):
     assert result.grad.dtype == np.asarray(logits).dtype
     assert np.asarray(result.loss).dtype == result.lse.dtype == arithmetic_type(result.grad.dtype)
     assert_loss(result.loss, expected.loss, rounded)
-    assert_grad(result.grad, expected.grad, largest, terms, axis)
+    assert_grad(result.grad, expected.grad, unsure, terms, axis)
     assert_loss(result.lse, expected.lse, largest)
     assert_loss(result.entropy, expected.entropy, largest)
     assert_same(result.argmax, expected.argmax)
@@ -229,14 +231,13 @@ def test_calls_without_options(rng, dtype, shape, axis):
     logits, targets = np.ascontiguousarray(logits), targets.reshape(logits.shape[:-1])
     targets.reshape(-1)[1::3] = -100
     expected = oracle(fastce.cross_entropy_with_grad, logits, targets)
-    largest = np.abs(logits.astype(float)).max()
     assert_loss(fastce.cross_entropy(logits, targets), expected.loss)
     for grad_out in (None, np.full_like(logits, 7), logits):
         result = fastce.cross_entropy_with_grad(logits, targets, grad_out=grad_out)
         assert grad_out is None or result.grad is grad_out
         assert type(result.loss) is arithmetic_type(logits.dtype).type
         assert_loss(result.loss, expected.loss)
-        assert_grad(result.grad, expected.grad, largest)
+        assert_grad(result.grad, expected.grad)
 
 
 def test_special_values_without_options():

@@ -109,7 +109,7 @@ def is_classes(call):
 
 
 def allowed(call, options, grad):
-    """`largest_logit` of `assert_loss`, and `largest_logit` and `terms` of `assert_grad`."""
+    """`largest_logit` of `assert_loss`, the largest logit, and `largest_logit` and `terms` of `assert_grad`."""
     z = np.abs(np.where(np.isfinite(call.logits.astype(float)), call.logits.astype(float), 0))
     z = z * abs(options.get("logit_scale", 1.0))
     cap = options.get("softcap")
@@ -118,7 +118,8 @@ def allowed(call, options, grad):
     terms: Any = 0.0
     if not is_classes(call) or {"label_smoothing", "z_loss", "weight"} & set(options) or cap:
         terms = np.nanmax(np.abs(grad), initial=0) + upper_bound(call, options)
-    return rounded, largest, terms
+    # (the kernels know z to more digits than its type has, but for the softcap's tanh)
+    return rounded, largest, largest if cap else 0.0, terms
 
 
 def upper_bound(call, options):
@@ -158,14 +159,14 @@ def test_row_losses_and_gradients_follow_the_formulas_with_any_options(data, cal
     aux = AUX if is_classes(call) else ("lse", "argmax", "entropy")
     aux = data.draw(st.sampled_from([(), aux]))
     actual, exact = run(call, aux=aux, **options), expected(call, aux=aux, **options)
-    rounded, largest, terms = allowed(call, options, exact.grad)
+    rounded, largest, unsure, terms = allowed(call, options, exact.grad)
     w = upper_bound(call, options)
     size = max(largest, rounded) * w  # of the terms that are added up
     if "z_loss" in options:
         size += options["z_loss"] * (largest + 10) ** 2 * w
     plain = is_classes(call) and not set(options) - {"ignore_index", "sample_weight"}
     assert_loss(actual.loss, exact.loss, 0.0 if plain else size)
-    assert_grad(actual.grad, exact.grad, largest, terms)
+    assert_grad(actual.grad, exact.grad, unsure, terms)
     if aux:
         assert_loss(actual.lse, exact.lse, largest)
         assert_loss(actual.entropy, exact.entropy, largest)
@@ -226,8 +227,8 @@ def test_a_class_target_is_a_probability_target_with_everything_on_one_class(dat
     if "z_loss" in options:
         scale *= 1 + options["z_loss"] * scale
     assert_loss(a.loss, b.loss, scale)
-    _, largest, terms = allowed(call, {**options, "label_smoothing": 0}, b.grad.astype(float))
-    assert_grad(a.grad, b.grad.astype(float), 2 * largest, 2 * terms)
+    _, _, unsure, terms = allowed(call, {**options, "label_smoothing": 0}, b.grad.astype(float))
+    assert_grad(a.grad, b.grad.astype(float), 2 * unsure, 2 * terms)
 
 
 @examples(40)
@@ -237,7 +238,7 @@ def test_a_number_added_to_all_logits_of_a_row_changes_nothing(call, number):
     a, b = run(call, logits=logits), run(call, logits=logits + call.logits.dtype.type(number))
     tiny = 10 * np.finfo(a.loss.dtype).tiny
     np.testing.assert_allclose(a.loss, b.loss, rtol=2e-6 if a.loss.dtype == np.float32 else 1e-11, atol=tiny)
-    assert_grad(a.grad, b.grad.astype(float), 2.0)
+    assert_grad(a.grad, b.grad.astype(float))
 
 
 # --- ignored rows, special values ------------------------------------------------------------------------------------
@@ -296,10 +297,10 @@ def test_classes_at_minus_infinity_have_probability_and_gradient_0(data, call):
     logits = np.where(out, np.array(-INF * sign, call.logits.dtype), call.logits)
     actual, exact = run(call, logits=logits, **options), expected(call, logits=logits, **options)
     np.testing.assert_array_equal(np.isfinite(actual.loss), np.isfinite(exact.loss))
-    _, largest, terms = allowed(call._replace(logits=logits), options, exact.grad)
+    _, largest, unsure, terms = allowed(call._replace(logits=logits), options, exact.grad)
     size = (largest + 10) * upper_bound(call, options) * (1 + options.get("z_loss", 0) * (largest + 10))
     assert_loss(actual.loss, exact.loss, size)
-    assert_grad(actual.grad, exact.grad, largest, terms)
+    assert_grad(actual.grad, exact.grad, unsure, terms)
     if is_classes(call) and "label_smoothing" not in options:
         others = out & (np.arange(n_classes) != call.targets[..., np.newaxis].astype(int))
         assert not actual.grad[others].any()
@@ -345,8 +346,8 @@ def test_sum_mean_and_normalizer_are_those_of_the_row_losses(data, call):
     np.testing.assert_allclose(mean.loss, losses.sum() / denominator, rtol=rtol)
     for result, divisor in ((by_three, 3.0), (mean, denominator)):
         exact = expected(call, **options).grad / divisor
-        _, largest, terms = allowed(call, options, exact)
-        assert_grad(result.grad, exact, largest, np.abs(terms) / min(divisor, 1))
+        _, _, unsure, terms = allowed(call, options, exact)
+        assert_grad(result.grad, exact, unsure, np.abs(terms) / min(divisor, 1))
 
 
 @examples(50)
@@ -394,7 +395,7 @@ def test_softmax_log_softmax_and_logsumexp_follow_their_formulas(call):
     largest = np.abs(x).max()
     assert_loss(fastce.logsumexp(logits, axis=axis), oracle(fastce.logsumexp, call.logits), largest)
     p = np.moveaxis(fastce.softmax(logits, axis=axis), axis, -1)
-    assert_grad(p, oracle(fastce.softmax, call.logits), largest)
+    assert_grad(p, oracle(fastce.softmax, call.logits))
     log_p = np.moveaxis(fastce.log_softmax(logits, axis=axis), axis, -1)
     exact = oracle(fastce.log_softmax, call.logits)
     unit = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 3e-7, "float64": 5e-16}[call.logits.dtype.name]
@@ -413,7 +414,7 @@ def test_backward_from_lse_gives_the_gradient_of_the_one_pass(data, call):
         logits, call.targets, one_pass.lse, axis=call.axis, **{"reduction": "none", **options}
     )
     exact = expected(call, **options).grad
-    _, largest, terms = allowed(call, options, exact)
+    _, largest, _, terms = allowed(call, options, exact)
     # lse, rounded to its type, is what p = exp(z - lse) starts from: an absolute error of p's largest term
     assert_grad(np.moveaxis(grad, call.axis, -1), exact, largest + 10, terms + upper_bound(call, options))
 

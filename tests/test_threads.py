@@ -506,10 +506,11 @@ def test_one_thread_enters_no_parallel_kernel(layer, expected, of_environment):
 from fastce.kernels.cpu import kernels
 numba.set_num_threads(1)
 assert not wrong(load())
-assert kernels.solve.signatures and not kernels.solve_parallel.signatures
+assert kernels.solve.signatures
+assert not kernels.solve_shared.signatures and not kernels.solve_plain_shared.signatures
 numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 assert not wrong(load())
-assert bool(kernels.solve_parallel.signatures) == (numba.config.NUMBA_NUM_THREADS > 1)
+assert bool(kernels.solve_shared.signatures) == (numba.config.NUMBA_NUM_THREADS > 1)
 """
     run(code, expected, layer=layer, n_threads=1 if of_environment else 2)
 
