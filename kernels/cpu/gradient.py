@@ -68,7 +68,7 @@ def plan_of(x, table, r):
 def scaled_power(v, o, magic, factor, left):
     """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add."""
     t, scale, r = power_parts(v, o.hi, o.lo, magic, left)
-    scale = scale * factor
+    scale, r = scale * factor, fma(left, r, r)  # (1 + r) * (1 + left)
     return where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
 
 
