@@ -34,6 +34,7 @@ PROCESS = """
 import os, signal, sys, threading, time
 if hasattr(signal, "alarm"):
     signal.alarm(SECONDS)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
 import numpy as np
 import fastce
 IMPORTS
@@ -537,7 +538,6 @@ expected = load()
 assert not wrong(expected)
 logits = np.concatenate([inputs("rows")[0]] * 500)
 targets, before = np.zeros(len(logits), np.int64), logits[0, 0]
-fastce.cross_entropy_with_grad(logits, targets)  # compiles: what LLVM leaves behind is freed in __del__, which swallows
 def interrupt():
     while logits[0, 0] == before:
         pass
