@@ -1,6 +1,7 @@
 """One home for what the tests share: kernel cache, backends, types, the oracle and the tolerances."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 # Before anything imports numba. Kept from run to run: kernels notice when any of their files changes.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".numba_cache"))
+
+# Whoever runs the tests in the background of a script has Ctrl-C ignored, and with it all processes of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = ("reference", "cpu")
 FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
