@@ -12,7 +12,7 @@ import numpy as np
 
 from .compile import inline
 from .maths import LOG2E, LOG2E_REST
-from .simd import address_of, advance, arithmetic_at, fma, pointer, pointer_at, rounded
+from .simd import address_of, advance, fma, pointer, pointer_at, rounded
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, then of the gradient, then of q.
@@ -125,12 +125,6 @@ def row_start(call, base, which, step, i):
     if call[OFFSETS] != 0:
         return advance(base, pointer_at(call[OFFSETS], np.int64)[which * call[N_ROWS] + i])
     return advance(base, i * call[step])
-
-
-@inline
-def row_number(call, field, like, i, otherwise):
-    """Number ``i`` of an array with one a row, in float64; ``otherwise`` where it is not there."""
-    return np.float64(arithmetic_at(call[field], like)[i]) if call[field] != 0 else otherwise
 
 
 @inline

@@ -126,7 +126,7 @@ def power_parts(v, hi, lo, magic, rest):
     c = constants(v)
     t = fma(v, hi, magic)
     f = fma(v, lo, fma(v, hi, magic - t))
-    # (the largest term last: 2**f within 0.8 units of 2**-24, of which Horner's rule to the end would make 1.1)
+    # (the largest term last: 2**f within 0.9 units of 2**-24, of which Horner's rule to the end would make 1.1)
     return t, from_bits(bits(t) << c.mantissa), fma(f, c.ln2, fma(f * f, polynomial(f, c.exp2), rest))
 
 

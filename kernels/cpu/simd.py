@@ -161,16 +161,6 @@ def above_or_nan(typingctx: Any, a: Vec, b: types.Number) -> Any:
 
 
 @intrinsic
-def splat(typingctx: Any, like: Vec, value: types.Number) -> Any:
-    """A vector of the type of ``like``, every lane ``value``."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return _as_vec(context, builder, args[1], sig.args[1], sig.return_type)
-
-    return like(like, value), codegen
-
-
-@intrinsic
 def zeros(typingctx: Any, pointer: types.CPointer) -> Any:
     """A vector of zeros, of the type that ``load(pointer, ...)`` gives."""
     vec = _vec_of(pointer)
@@ -278,16 +268,6 @@ def absolute(typingctx: Any, a: Vec) -> Any:
         return _call(builder, f"llvm.fabs.{_suffix(a.ir)}", a.ir, [args[0]])
 
     return a(a), codegen
-
-
-@intrinsic
-def copysign(typingctx: Any, a: Vec, b: Vec) -> Any:
-    """``|a|`` with the sign of ``b``."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return _call(builder, f"llvm.copysign.{_suffix(a.ir)}", a.ir, list(args))
-
-    return a(a, b), codegen
 
 
 @intrinsic

@@ -181,6 +181,12 @@ def shift_of(top, o):
     return where(huge | (k != k), 0.0, k), where(huge & (absolute(top) < np.inf), top * o.sign, 0.0)
 
 
+@inline
+def _times(c, a):
+    """``c * a`` with ``0 * anything = 0``."""
+    return c * a if c != 0.0 else 0.0
+
+
 @device
 def chunk_sums(call, numbers, x, q, weight, n, top):
     """``Stats`` of ``n`` classes from ``x`` on, of which ``top`` is the largest ``sign * v``."""
@@ -192,15 +198,9 @@ def chunk_sums(call, numbers, x, q, weight, n, top):
     middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
     if o.even and base == 0.0:
         rest, ties, linear = _even(x, n, o, magic, mark, middle, call[FETCH])
-        return Stats(top, k, base, ties, rest, times_scalar(o.share, linear * o.sign), o.share * n)
+        return Stats(top, k, base, ties, rest, _times(o.share, linear * o.sign), o.share * n)
     rest, ties, linear, spread = _general(x, n, o, magic, base, mark - base, middle - base, weight, q)
     return Stats(top, k, base, ties, rest, linear, spread)
-
-
-@inline
-def times_scalar(c, a):
-    """``c * a`` with ``0 * anything = 0``."""
-    return c * a if c != 0.0 else 0.0
 
 
 @inline
