@@ -345,7 +345,7 @@ def logsumexp(
     [1000.6931    0.    ]
     """
     if backend is None and type(axis) is int and axis == -1:
-        small_result = small.of_logits(logits, out, None)
+        small_result = small.of_logits("logsumexp", logits, out)
         if small_result is not None:
             return small_result
     x, fill, kernels, rows, _ = rows_problem(logits, axis, out, backend, one_each=True)
@@ -386,7 +386,7 @@ def softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, back
     [[0.     0.0067 0.9933]]
     """
     if backend is None and type(axis) is int and axis == -1:
-        small_result = small.of_logits(logits, out, small.SOFTMAX)
+        small_result = small.of_logits("softmax", logits, out)
         if small_result is not None:
             return small_result
     x, fill, kernels, _, result = rows_problem(logits, axis, out, backend, one_each=False)
@@ -427,7 +427,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, 
     [[-2.0611537e-09 -2.0000000e+01]]
     """
     if backend is None and type(axis) is int and axis == -1:
-        small_result = small.of_logits(logits, out, small.LOG_SOFTMAX)
+        small_result = small.of_logits("log_softmax", logits, out)
         if small_result is not None:
             return small_result
     x, fill, kernels, _, result = rows_problem(logits, axis, out, backend, one_each=False)

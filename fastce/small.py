@@ -17,10 +17,6 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
 _IGNORE_INDEX = -100
 
-SOFTMAX, LOG_SOFTMAX = 1, 2  # as kernels/cpu/call.py has them, which is imported late
-
-_MAX_SIZE = 100_000  # logits, in a call of the logits alone: where threads begin to pay, see kernels/cpu/launch.py
-
 _cpu: Any = None  # the kernels, imported by the first call: an import takes 2 µs even if done
 
 
@@ -49,19 +45,21 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
     return (dtype.type(loss), grad) if bad < 0 else None
 
 
-def of_logits(logits: Any, out: Any, kind: int | None) -> Array | None:
-    """Give what a small call of softmax, log_softmax (`kind`) or logsumexp (None) gives, or None if this is not one."""
-    if type(logits) is not np.ndarray or not 0 < logits.size < _MAX_SIZE:
+def of_logits(function: str, logits: Any, out: Any) -> Array | None:
+    """Give what a small call of softmax, log_softmax or logsumexp gives, or None if this is not one."""
+    cpu = _cpu or _import_cpu()
+    if type(logits) is not np.ndarray or not 0 < logits.size < cpu.LIMITS.serial:
         return None
     dtype, shape = logits.dtype, logits.shape
     if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.flags.carray:
         return None
-    filled = shape if kind is not None else shape[:1]
+    one_each = function == "logsumexp"
+    filled = shape[:1] if one_each else shape
     if out is None:
         out = np.empty(filled, dtype)
-    elif not (_fits(out, dtype, filled) and ((out is logits and kind is not None) or not _overlaps(out, logits))):
+    elif not (_fits(out, dtype, filled) and ((out is logits and not one_each) or not _overlaps(out, logits))):
         return None
-    (_cpu or _import_cpu()).small_of_logits(logits, out, kind)
+    cpu.small_of_logits(function, logits, out)
     result: Array = out
     return result
 

@@ -18,7 +18,7 @@ from numba import types
 
 from ..task import Array, Task
 from . import kernels, threads
-from .call import GRADIENTS
+from .call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
 from .narrow import MAX_CLASSES
 from .stats import CHUNK
 
@@ -125,16 +125,17 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     return result
 
 
-def small_of_logits(logits: Array, fill: Array, kind: int | None) -> None:
-    """Fill an array with softmax or log_softmax of logits that one thread computes, or (None) with logsumexp.
+def small_of_logits(name: str, logits: Array, fill: Array) -> None:
+    """Fill an array with softmax, log_softmax or logsumexp, by ``name``, of logits that one thread computes.
 
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C), and (N, C) or (N,) to fill.
     """
     function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
     step = kernels.GROUPS if _is_narrow(*logits.shape) else kernels.ROWS
-    if kind is None:
+    if name == "logsumexp":
         kernels.solve_logits(function, step, logits, no_gradient, fill, GRADIENTS)
     else:
+        kind = SOFTMAX if name == "softmax" else LOG_SOFTMAX
         kernels.solve_logits(function, step, logits, fill, no_gradient.reshape(-1), kind)
 
 
