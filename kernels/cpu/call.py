@@ -54,7 +54,7 @@ class Options(NamedTuple):
     weighted: bool
     keep: float  # 1 - label smoothing
     share: float  # label smoothing / classes
-    even: bool  # the short loops do: no softcap, and what is spread is spread evenly
+    even: bool  # the short loops do: no softcap, a scale above 0, and what is spread is spread evenly
 
 
 @inline
@@ -74,7 +74,7 @@ def options_of(call, numbers):
         weighted,
         numbers[KEEP],
         numbers[SHARE],
-        numbers[SOFTCAP] == 0.0 and (spread == NONE or (spread == SMOOTHED and not weighted)),
+        numbers[SOFTCAP] == 0.0 and numbers[SIGN] == 1.0 and (spread == NONE or (spread == SMOOTHED and not weighted)),
     )
 
 

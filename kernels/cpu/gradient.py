@@ -73,6 +73,13 @@ def scaled_power(v, o, magic, factor, left):
 
 
 @inline
+def kept_power(scale, r, factor, left):
+    """The same from what ``stats.add`` gave, as exact: 4 instructions in place of 16."""
+    scale = scale * factor
+    return fma(scale, r + fma(left, r, left), scale)  # (1 + r) * (1 + left)
+
+
+@inline
 def _vector(x, j, n, whole, o, magic, plan, weight, q, even):
     """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``even``, constants, leave out what is not needed."""
     logits = load(x, j) if whole else load_part(x, j, n)

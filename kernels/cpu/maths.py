@@ -38,6 +38,7 @@ class Format(NamedTuple):
     mantissa: int  # bits behind the point
     zero: float  # 1.5 * 2**mantissa: adding it leaves a whole number in the lowest bits
     one: float  # zero + exponent bias: shifted into the exponent, these bits are 2**0
+    lowest: float  # exponent of the smallest normal number
     limit: float  # |K| up to which one fused multiply-add leaves f exact
     tiny: float  # a sum of powers divided by more than this does not overflow
     saturated: float  # tanh(v) == 1 from here on
@@ -53,6 +54,7 @@ FLOAT32 = Format(
     mantissa=23,
     zero=1.5 * 2.0**23,
     one=1.5 * 2.0**23 + 127,
+    lowest=-126.0,
     limit=2.0**16,
     tiny=2.0**-100,
     saturated=10.0,
@@ -73,6 +75,7 @@ FLOAT64 = Format(
     mantissa=52,
     zero=1.5 * 2.0**52,
     one=1.5 * 2.0**52 + 1023,
+    lowest=-1022.0,
     limit=2.0**40,
     tiny=2.0**-900,
     saturated=20.0,
@@ -128,6 +131,18 @@ def power_parts(v, hi, lo, magic, rest):
     f = fma(v, lo, fma(v, hi, magic - t))
     # (the largest term last: 2**f within 0.9 units of 2**-24, of which Horner's rule to the end would make 1.1)
     return t, from_bits(bits(t) << c.mantissa), fma(f, c.ln2, fma(f * f, polynomial(f, c.exp2), rest))
+
+
+@inline
+def parts_above(v, hi, lo, magic, there):
+    """``scale`` and ``r`` of ``power_parts``, both 0 where not ``there`` (``least_power``).
+
+    The mask costs nothing: it is part of the first and of the last fused multiply-add. (0 shifted is 0.)
+    """
+    c = constants(v)
+    t = where(there, fma(v, hi, magic), 0.0)
+    f = fma(v, lo, fma(v, hi, magic - t))
+    return from_bits(bits(t) << c.mantissa), where(there, fma(f, c.ln2, f * f * polynomial(f, c.exp2)), 0.0)
 
 
 @inline

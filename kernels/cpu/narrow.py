@@ -58,7 +58,7 @@ from .finish import (
     finish,
     write_about_classes,
 )
-from .gradient import fill, scaled_power
+from .gradient import fill, kept_power
 from .maths import constants, power
 from .simd import (
     advance,
@@ -77,6 +77,7 @@ from .simd import (
     load_rows,
     narrow,
     pick,
+    place,
     pointer_at,
     prefetch,
     prefetch_write,
@@ -223,16 +224,18 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 
 
 @inline
-def _sums(x, n_classes, weight, logits, q, o, magic, base, mark, plain, entropy):
+def _sums(x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark, plain, entropy):
     """Ties, ``rest`` (in two parts), linear, spread and distance of the rows; the last three are 0 if ``plain``."""
     width, zero = lanes(x), zeros(x)
-    ties, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
-    everywhere = ties == ties
+    others, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
+    everywhere, sign = zero == zero, 1.0 if plain else o.sign
     for start in range(0, n_classes, PARTIAL):
         a, b, s_linear, s_spread, s_distance = zero, zero, zero, zero, zero
         for j in range(start, min(n_classes, start + PARTIAL)):
             v = load(logits, j * width) if plain else load(logits, j * width) - base
-            a, b, ties = add(v, everywhere, o, magic, mark, a, b, ties)
+            a, b, others, scale, r = add(v, everywhere, o, sign, magic, least, mark, a, b, others)
+            store(scales, j * width, scale)
+            store(parts, j * width, r)
             if not plain and o.spread != NONE:
                 share = _share(o, x, q, weight, j)
                 s_linear = s_linear + times(share, (v - mark) * o.sign)
@@ -245,12 +248,12 @@ def _sums(x, n_classes, weight, logits, q, o, magic, base, mark, plain, entropy)
     if n_classes > PARTIAL:
         rest = narrow(x, sums)
         left = narrow(x, sums - widen(rest))
-    return ties, rest, left, linear, spread, distance
+    return n_classes - others, rest, left, linear, spread, distance
 
 
 @inline
-def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
-    """What there is to be known of the rows, into the table."""
+def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table):
+    """What there is to be known of the rows, into the table; powers, as ``stats.add`` gives them, into two buffers."""
     o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
     c = constants(zero)
     top = zero - np.inf
@@ -263,15 +266,16 @@ def _look(call, numbers, x, n_classes, weight, logits, q, column, table):
             v = v * o.sign
         top = where(v > top, v, top)
     k, base = shift_of(top, o)
-    mark, magic = top * o.sign - base, c.one - k
+    mark, magic, least = top * o.sign - base, c.one - k, (k + c.lowest) * (1.0 / abs(o.hi))
     shifted = count_true(base != 0.0) > 0
     if call[LSE] != 0 and count_true(top == np.inf) > 0:
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
 
     if o.even and o.spread == NONE and not shifted and call[ENTROPY] == 0:
-        found = _sums(x, n_classes, weight, logits, q, o, magic, base, mark, True, False)
+        found = _sums(x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark, True, False)
     else:
-        found = _sums(x, n_classes, weight, logits, q, o, magic, base, mark, False, call[ENTROPY] != 0)
+        entropy = call[ENTROPY] != 0
+        found = _sums(x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark, False, entropy)
     ties, rest, left, linear, spread, distance = found
 
     store(table, TOP * width, top)
@@ -304,31 +308,32 @@ def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
 
 
 @inline
-def _gradients(call, numbers, x, n_classes, weight, logits, q, column, table):
+def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table):
     """The gradients of the rows, in place of their logits."""
     o, width = options_of(call, numbers), lanes(x)
-    base, factor = load(table, BASE * width), load(table, FACTOR * width)
+    factor = load(table, FACTOR * width)
     if call[KIND] == LOG_SOFTMAX:
         top = load(table, TOP * width) * o.sign
         for j in range(n_classes):
             store(logits, j * width, (load(logits, j * width) - top) - factor)
         return
-    magic, shifted = constants(base).one - load(table, POWER * width), count_true(base != 0.0) > 0
     left, scale = load(table, LEFT * width), load(table, SCALE * width)
     at_target = load(table, AT_TARGET * width)
-    if o.even and o.spread == NONE and not shifted:
+    if o.even and o.spread == NONE:
         for j in range(n_classes):
-            d = scaled_power(load(logits, j * width), o, magic, factor, left)
-            store(logits, j * width, where(column == j, at_target, d))
+            d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
+            store(logits, j * width, d)
+        place(logits, column, column >= 0, at_target)
         return
     for j in range(n_classes):
-        v = load(logits, j * width)
-        d = scaled_power(v - base, o, magic, factor, left)
+        d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
         if o.spread != NONE:
             d = d - _share(o, x, q, weight, j) * scale
         if o.capped:
+            v = load(logits, j * width)
             d = d * (1.0 - v * v)
-        store(logits, j * width, where(column == j, at_target, d))
+        store(logits, j * width, d)
+    place(logits, column, column >= 0, at_target)
 
 
 @inline
@@ -350,6 +355,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
     offsets, table = lane_offsets(), cleared(lane_buffer(x, FIELDS), x)
     store(table, WEIGHT_Y * width, zero + 1.0)
     logits, q = lane_buffer(x, MAX_CLASSES), lane_buffer(x, MAX_CLASSES)
+    scales, parts = lane_buffer(x, MAX_CLASSES), lane_buffer(x, MAX_CLASSES)
     for first in range(begin, end, width):
         n = min(width, end - first)
         column = iota(zero) * 0 - 1
@@ -369,7 +375,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 _load_group(x, q0, offsets, n, n_classes, q)
             if asks_for_classes(call):
                 _about_classes(call, numbers, x, n_classes, first, n, logits, column)
-            _look(call, numbers, x, n_classes, weight, logits, q, column, table)
+            _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
             if call[WEIGHT] != 0 or options_of(call, numbers).spread != NONE:
                 _weights_of_targets(call, numbers, x, first, n, weight, q, table)
         else:
@@ -380,7 +386,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
             for j in range(n_classes):  # as large as the group, and written soon
                 prefetch_write(advance(g, offsets[0]), j * width)
-            _gradients(call, numbers, x, n_classes, weight, logits, q, column, table)
+            _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
             _store_group(x, g, offsets, n, n_classes, logits)
             factor = load(table, FACTOR * width)
             if count_true(ignored | (factor != factor)) > 0:

@@ -902,27 +902,43 @@ def to_lanes(typingctx: Any, like: types.CPointer, base: types.CPointer, index: 
     return vec(like, base, types.int64, types.int64), codegen
 
 
+def _places(builder: ir.IRBuilder, start: ir.Value, column: ir.Value, vec: Vec) -> ir.Value:
+    """Addresses, one a lane, of that lane in vector ``column[lane]`` of a buffer."""
+    index_type = ir.VectorType(_I64, vec.lanes)
+    index = builder.sext(column, index_type) if column.type != index_type else column
+    index = builder.shl(index, _constant(index_type, VECTOR_BYTES.bit_length() - 1))
+    size = vec.element.bitwidth // 8
+    index = builder.add(index, ir.Constant(index_type, list(range(0, vec.lanes * size, size))))
+    start = _splat(builder, builder.ptrtoint(start, _I64), index_type)
+    return builder.inttoptr(builder.add(start, index), ir.VectorType(_I8.as_pointer(), vec.lanes))
+
+
 @intrinsic
 def pick(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec) -> Any:
     """Of each lane, in which ``mask`` is true, that lane of vector ``column`` of a buffer; 0 in the others."""
     vec = Vec(buffer.dtype, column.lanes)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        index_type = ir.VectorType(_I64, vec.lanes)
-        index = builder.sext(args[1], index_type) if column.element.bitwidth < 64 else args[1]
-        index = builder.add(
-            builder.mul(index, _constant(index_type, vec.lanes)), ir.Constant(index_type, list(range(vec.lanes)))
-        )
-        size = _constant(index_type, vec.element.bitwidth // 8)
-        start = _splat(builder, builder.ptrtoint(args[0], _I64), index_type)
-        pointers = builder.inttoptr(
-            builder.add(start, builder.mul(index, size)), ir.VectorType(_I8.as_pointer(), vec.lanes)
-        )
         name = f"llvm.masked.gather.{_suffix(vec.ir)}.v{vec.lanes}p0"
-        operands = [pointers, _I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
+        places = _places(builder, args[0], args[1], vec)
+        operands = [places, _I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
         return _call(builder, name, vec.ir, operands)
 
     return vec(buffer, column, mask), codegen
+
+
+@intrinsic
+def place(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec, value: Vec) -> Any:
+    """The way back: each lane of ``value``, where ``mask`` is true, to that lane of vector ``column`` of a buffer."""
+    vec = Vec(buffer.dtype, column.lanes)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        name = f"llvm.masked.scatter.{_suffix(vec.ir)}.v{vec.lanes}p0"
+        operands = [args[3], _places(builder, args[0], args[1], vec), _I32(vec.element.bitwidth // 8), args[2]]
+        _call(builder, name, ir.VoidType(), operands)
+        return context.get_dummy_value()
+
+    return types.void(buffer, column, mask, value), codegen
 
 
 @intrinsic

@@ -17,7 +17,7 @@ import numpy as np
 from .call import FETCH, N_CLASSES, NONE, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
-from .maths import LN2, constants, power_parts
+from .maths import LN2, constants, parts_above, power_parts
 from .simd import (
     above_or_nan,
     absolute,
@@ -85,34 +85,35 @@ def largest_logit(x, n, order):
 
 
 @inline
-def add(v, inside, o, magic, mark, a, b, ties):
-    """Add the powers of a vector's classes to the sum ``a + b``, and those at the top to ``ties``.
+def add(v, inside, o, sign, magic, least, mark, a, b, others):
+    """Add the powers of a vector's classes, but those at the top, to the sum ``a + b``, and 1 each to ``others``.
 
     A power is ``scale + scale * r`` with ``scale`` a power of two. What is added up in ``a`` needs hardly any rounding,
-    and in ``b``, where it is some, it is less than a third of that of the whole.
+    and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r`` too, for who
+    keeps them; ``least`` is the ``sign * v`` of which the power is the smallest normal number.
     """
-    t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
-    counts = above_or_nan(t, constants(v).zero) & (v != mark) & inside
-    ties = where((v == mark) & inside, ties + 1.0, ties)
-    return where(counts, a + scale, a), where(counts, fma(scale, r, b), b), ties
+    scale, r = parts_above(v, o.hi, o.lo, magic, above_or_nan(v * sign, least))
+    other = (v != mark) & inside
+    a, b = where(other, a + scale, a), where(other, fma(scale, r, b), b)
+    return a, b, where(other, others + 1.0, others), scale, r
 
 
 @inline
-def _even(x, n, o, magic, mark, middle, fetch):
+def _even(x, n, o, magic, least, mark, middle, fetch):
     """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
 
     Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody.
     """
     width = lanes(x)
     whole = n // width * width
-    s, linear, ties = zeros64(x), zeros64(x), zeros(x)
-    everywhere = ties == ties
+    s, linear, others = zeros64(x), zeros64(x), zeros(x)
+    everywhere = others == others
     if o.spread == NONE:
         for q in range(0, whole, BLOCK):
             a, b = zeros(x), zeros(x)
             for j in range(q, min(q + BLOCK, whole), width):
                 prefetch(advance(x, fetch), j)
-                a, b, ties = add(load(x, j), everywhere, o, magic, mark, a, b, ties)
+                a, b, others, _, _ = add(load(x, j), everywhere, o, 1.0, magic, least, mark, a, b, others)
             s = s + (widen(a) + widen(b))
     else:
         for q in range(0, whole, BLOCK):
@@ -120,43 +121,43 @@ def _even(x, n, o, magic, mark, middle, fetch):
             for j in range(q, min(q + BLOCK, whole), width):
                 prefetch(advance(x, fetch), j)
                 v = load(x, j)
-                a, b, ties = add(v, everywhere, o, magic, mark, a, b, ties)
+                a, b, others, _, _ = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
                 below = below + (v - middle)
             s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     v = load_part(x, whole, n - whole)
     inside = iota(v) < n - whole
-    a, b, ties = add(v, inside, o, magic, mark, zeros(x), zeros(x), ties)
+    a, b, others, _, _ = add(v, inside, o, 1.0, magic, least, mark, zeros(x), zeros(x), others)
     linear = linear + widen(where(inside, v - middle, 0.0))
     below = total(linear) if o.spread != NONE else 0.0
-    return total(s + (widen(a) + widen(b))), np.float64(total(ties)), below
+    return total(s + (widen(a) + widen(b))), n - np.float64(total(others)), below
 
 
 @inline
-def _general_block(x, first, last, whole, o, magic, base, mark, middle, weight, q, ties):
+def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, weight, q, others):
     """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
     a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
     for j in range(first, last, lanes(x)):
         v = value(load(x, j) if whole else load_part(x, j, last - j), o) - base
         inside = iota(v) >= 0 if whole else iota(v) < last - j
-        a, b, ties = add(v, inside, o, magic, mark, a, b, ties)
+        a, b, others, _, _ = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
         if o.spread != NONE:
             c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
             linear = linear + times(c, (v - middle) * o.sign)
             spread = spread + c
-    return widen(a) + widen(b), widen(linear), widen(spread), ties
+    return widen(a) + widen(b), widen(linear), widen(spread), others
 
 
 @inline
-def _general(x, n, o, magic, base, mark, middle, weight, q):
+def _general(x, n, o, magic, least, base, mark, middle, weight, q):
     """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
-    s, linear, spread, ties = zeros64(x), zeros64(x), zeros64(x), zeros(x)
+    s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole = n // lanes(x) * lanes(x)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
-        a, b, c, ties = _general_block(x, first, last, True, o, magic, base, mark, middle, weight, q, ties)
+        a, b, c, others = _general_block(x, first, last, True, o, magic, least, base, mark, middle, weight, q, others)
         s, linear, spread = s + a, linear + b, spread + c
-    a, b, c, ties = _general_block(x, whole, n, False, o, magic, base, mark, middle, weight, q, ties)
-    return total(s + a), np.float64(total(ties)), total(linear + b), total(spread + c)
+    a, b, c, others = _general_block(x, whole, n, False, o, magic, least, base, mark, middle, weight, q, others)
+    return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
 
 
 @device
@@ -194,12 +195,12 @@ def chunk_sums(call, numbers, x, q, weight, n, top):
     o, c = options_of(call, numbers), constants(zeros(x))
     powers, bases = shift_of(zeros(x) + top, o)
     k, base, mark = np.float64(extract(powers, 0)), np.float64(extract(bases, 0)), top * o.sign
-    magic = c.one - k
+    magic, least = c.one - k, (k + c.lowest) / abs(o.hi)
     middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
     if o.even and base == 0.0:
-        rest, ties, linear = _even(x, n, o, magic, mark, middle, call[FETCH])
+        rest, ties, linear = _even(x, n, o, magic, least, mark, middle, call[FETCH])
         return Stats(top, k, base, ties, rest, _times(o.share, linear * o.sign), o.share * n)
-    rest, ties, linear, spread = _general(x, n, o, magic, base, mark - base, middle - base, weight, q)
+    rest, ties, linear, spread = _general(x, n, o, magic, least, base, mark - base, middle - base, weight, q)
     return Stats(top, k, base, ties, rest, linear, spread)
 
 
