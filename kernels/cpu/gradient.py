@@ -6,11 +6,11 @@ once more, and what is rounded twice is not exact.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import KIND, LOG_SOFTMAX, NONE, STREAM, options_of
+from .call import KIND, LOG_SOFTMAX, N_CLASSES, NONE, STREAM, options_of
 from .compile import device, inline
 from .element import spread_weights, value
 from .finish import AT_TARGET, BASE, FACTOR, LEFT, POWER, SCALE, TOP
@@ -18,6 +18,7 @@ from .maths import constants, power_parts
 from .simd import (
     advance,
     apart,
+    arithmetic_at,
     fma,
     iota,
     item_bytes,
@@ -33,6 +34,7 @@ from .simd import (
     where,
     zeros,
 )
+from .stats import KEPT
 
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 
@@ -47,6 +49,24 @@ class Plan(NamedTuple):
     left: float
     scale: float
     target: float
+
+
+class Edge(NamedTuple):
+    """Where a row that goes past the caches meets its neighbours, inside a line of memory.
+
+    Half a line cannot be written past the caches: it is fetched from memory while all stores behind it wait (with
+    1,000 classes, a fifth of the time). So the end of a row waits, in ``line``, for the beginning of the next.
+    """
+
+    line: Any  # room for a vector
+    before: bool  # the end of the row before is in it
+    after: bool  # the next row is going to be written
+
+
+@inline
+def no_edge(x):
+    """Nothing lies before or after."""
+    return Edge(arithmetic_at(0, x), False, False)
 
 
 @inline
@@ -80,14 +100,30 @@ def kept_power(scale, r, factor, left):
 
 
 @inline
-def _vector(x, j, n, whole, o, magic, plan, weight, q, even):
-    """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``even``, constants, leave out what is not needed."""
+def _again(x, j, n, whole, o, plan, kept, even):
+    """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``even``: see ``_write``."""
     logits = load(x, j) if whole else load_part(x, j, n)
+    magic = constants(logits).one - plan.power
     if even:
-        d = scaled_power(logits, o, magic, plan.factor, plan.left)
-        return d if o.spread == NONE else d - o.share * plan.scale
+        return scaled_power(logits, o, magic, plan.factor, plan.left), logits
     v = value(logits, o)
-    d = scaled_power(v - plan.base, o, magic, plan.factor, plan.left)
+    return scaled_power(v - plan.base, o, magic, plan.factor, plan.left), v
+
+
+@inline
+def _kept(x, j, n, whole, o, plan, kept, even):
+    """The same from what was kept of the first look."""
+    far = KEPT * lanes(x)
+    d = kept_power(load(kept, j), load(kept, far + j), plan.factor, plan.left)
+    return d, d if even else load(kept, 2 * far + j) + plan.base
+
+
+@inline
+def _vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
+    """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``even``, constants, leave out what is not needed."""
+    d, v = powers(x, j, n, whole, o, plan, kept, even)
+    if even:
+        return d if o.spread == NONE else d - o.share * plan.scale
     if o.spread != NONE:
         d = d - spread_weights(x, weight, q, j, n, whole, o) * plan.scale
     if o.capped:
@@ -96,51 +132,69 @@ def _vector(x, j, n, whole, o, magic, plan, weight, q, even):
 
 
 @inline
-def _write(x, g, n, y, o, magic, plan, weight, q, even, streamed):
-    """Gradient of ``n`` classes from ``x`` on, of which ``y`` is the target if it is among them."""
+def _put_first(g, m, d, edge):
+    """Write the first ``m`` elements of a row: with the last ones of the row before, where those wait for them."""
+    if edge.before:
+        store_part(edge.line, lanes(g) - m, m, d)
+        stream(g, m - lanes(g), load(edge.line, 0))
+    else:
+        store_part(g, 0, m, d)
+
+
+@inline
+def _put_last(g, j, m, d, edge):
+    """Write the last ``m`` elements of a row, from ``j`` on, or let them wait for the next row."""
+    if edge.after:
+        store(edge.line, 0, d)
+    else:
+        store_part(g, j, m, d)
+
+
+@inline
+def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
+    """Gradient of ``n`` classes from ``x`` on, of which ``y`` is the target if it is among them.
+
+    ``powers`` is ``_again`` or ``_kept``; ``even``, a constant: softcap and class weights are not to be thought of.
+    """
     width = lanes(x)
     begin = min(n, until_aligned(g)) if streamed else 0
     whole = begin + (n - begin) // width * width
+    if begin > 0:
+        d = _vector(powers, x, 0, begin, False, o, plan, weight, q, kept, even)
+        _put_first(g, begin, where(iota(d) == y, plan.target, d), edge)
     if streamed:
         # The target is written with the vector that it is in: a line that has just left for memory would be fetched
         # back for it, while all stores wait (with 1,000 classes, a quarter of the time).
         at = begin + (y - begin) // width * width if begin <= y < whole else whole
-        prefetch_write(g, n - 1)  # the end of the last line, which is not written whole
+        if whole < n and not edge.after:
+            prefetch_write(g, whole)
         first, last = begin, at
         for _ in range(2):
             for j in range(first, last, width):
-                stream(g, j, _vector(x, j, width, True, o, magic, plan, weight, q, even))
+                stream(g, j, _vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
             first, last = at + width, whole
         if at < whole:
-            d = _vector(x, at, width, True, o, magic, plan, weight, q, even)
+            d = _vector(powers, x, at, width, True, o, plan, weight, q, kept, even)
             stream(g, at, where(iota(d) == y - at, plan.target, d))
-    elif not even:
-        for j in range(begin, whole, width):
-            prefetch_write(g, j + WRITE_AHEAD)
-            store(g, j, _vector(x, j, width, True, o, magic, plan, weight, q, even))
-    elif o.spread == NONE:
-        for j in range(begin, whole, width):
-            prefetch_write(g, j + WRITE_AHEAD)
-            store(g, j, scaled_power(load(x, j), o, magic, plan.factor, plan.left))
     else:
         for j in range(begin, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
-            store(g, j, _vector(x, j, width, True, o, magic, plan, weight, q, even))
-    j, m = 0, begin
-    for _ in range(2):  # what lies before the first and behind the last whole vector
-        if m > 0:
-            store_part(g, j, m, _vector(x, j, m, False, o, magic, plan, weight, q, even))
-        j, m = whole, n - whole
-    if 0 <= y < n and not (streamed and begin <= y < whole):
-        store_one(g, y, plan.target)
+            store(g, j, _vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
+        if 0 <= y < whole:
+            store_one(g, y, plan.target)
+    if whole < n:
+        d = _vector(powers, x, whole, n - whole, False, o, plan, weight, q, kept, even)
+        _put_last(g, whole, n - whole, where(iota(d) == y - whole, plan.target, d), edge)
 
 
 @inline
-def _log_softmax(x, g, n, o, plan, streamed):
+def _log_softmax(x, g, n, o, plan, streamed, edge):
     """``(x - the largest) - log(the sum of exp of that)``."""
     top, width = plan.top * o.sign, lanes(x)
     begin = min(n, until_aligned(g)) if streamed else 0
     whole = begin + (n - begin) // width * width
+    if begin > 0:
+        _put_first(g, begin, (load_part(x, 0, begin) - top) - plan.factor, edge)
     if streamed:
         for j in range(begin, whole, width):
             stream(g, j, (load(x, j) - top) - plan.factor)
@@ -148,42 +202,57 @@ def _log_softmax(x, g, n, o, plan, streamed):
         for j in range(begin, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
             store(g, j, (load(x, j) - top) - plan.factor)
-    store_part(g, 0, begin, (load_part(x, 0, begin) - top) - plan.factor)
-    store_part(g, whole, n - whole, (load_part(x, whole, n - whole) - top) - plan.factor)
+    if whole < n:
+        _put_last(g, whole, n - whole, (load_part(x, whole, n - whole) - top) - plan.factor, edge)
 
 
 @device
-def fill(g, n, number, streamed):
+def fill(g, n, number, streamed, edge):
     """Every one of ``n`` elements of the gradient is ``number``."""
     apart()
     v, width = zeros(g) + number, lanes(g)
     begin = min(n, until_aligned(g)) if streamed else 0
     whole = begin + (n - begin) // width * width
+    if begin > 0:
+        _put_first(g, begin, v, edge)
     if streamed:
         for j in range(begin, whole, width):
             stream(g, j, v)
     else:
         for j in range(begin, whole, width):
             store(g, j, v)
-    store_part(g, 0, begin, v)
-    store_part(g, whole, n - whole, v)
+    if whole < n:
+        _put_last(g, whole, n - whole, v, edge)
 
 
 @device
-def write_classes(call, numbers, x0, g0, q0, weight0, begin, end, y, plan):
+def write_classes(call, numbers, x0, g0, q0, weight0, begin, end, y, plan, edge):
     """Write the gradient of classes ``begin`` to ``end`` of a row."""
     apart()
     n, o = end - begin, options_of(call, numbers)
     x, g = advance(x0, begin * item_bytes(x0)), advance(g0, begin * item_bytes(g0))
-    magic = constants(zeros(x)).one - plan.power
     if plan.factor != plan.factor:
-        fill(g, n, np.nan, call[STREAM] != 0)
+        fill(g, n, np.nan, call[STREAM] != 0, edge)
         return
     if call[KIND] == LOG_SOFTMAX:
-        _log_softmax(x, g, n, o, plan, call[STREAM] != 0)
+        _log_softmax(x, g, n, o, plan, call[STREAM] != 0, edge)
     else:
         q, weight = advance(q0, begin * item_bytes(q0)), advance(weight0, begin * item_bytes(weight0))
-        if o.even and plan.base == 0.0:
-            _write(x, g, n, y - begin, o, magic, plan, weight, q, True, call[STREAM] != 0)
+        even = o.even and plan.base == 0.0
+        if even:
+            _write(_again, x, g, n, y - begin, o, plan, weight, q, q, True, call[STREAM] != 0, edge)
         else:
-            _write(x, g, n, y - begin, o, magic, plan, weight, q, False, call[STREAM] != 0)
+            _write(_again, x, g, n, y - begin, o, plan, weight, q, q, False, call[STREAM] != 0, edge)
+
+
+@device
+def write_kept(call, numbers, x, g, q, weight, y, plan, kept, edge):
+    """Write the gradient of a row whose powers were kept."""
+    apart()
+    n, o, streamed = call[N_CLASSES], options_of(call, numbers), call[STREAM] != 0
+    if plan.factor != plan.factor:
+        fill(g, n, np.nan, streamed, edge)
+    elif o.even:
+        _write(_kept, x, g, n, y, o, plan, weight, q, kept, True, streamed, edge)
+    else:
+        _write(_kept, x, g, n, y, o, plan, weight, q, kept, False, streamed, edge)

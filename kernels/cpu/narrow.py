@@ -58,7 +58,7 @@ from .finish import (
     finish,
     write_about_classes,
 )
-from .gradient import fill, kept_power
+from .gradient import fill, kept_power, no_edge
 from .maths import constants, power
 from .simd import (
     advance,
@@ -337,14 +337,14 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, co
 
 
 @inline
-def _write_odd_rows(call, g, offsets, first, n, n_classes, table, width):
+def _write_odd_rows(call, x, g, offsets, first, n, n_classes, table, width):
     """Rows that are ignored, or NaN."""
     for r in range(n):
         factor = np.float64(table[FACTOR * width + r])
         if target_of(call, first + r)[1]:
-            fill(advance(g, offsets[r]), n_classes, 0.0, call[STREAM] != 0)
+            fill(advance(g, offsets[r]), n_classes, 0.0, call[STREAM] != 0, no_edge(x))
         elif factor != factor:
-            fill(advance(g, offsets[r]), n_classes, np.nan, call[STREAM] != 0)
+            fill(advance(g, offsets[r]), n_classes, np.nan, call[STREAM] != 0, no_edge(x))
 
 
 @device
@@ -390,4 +390,4 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             _store_group(x, g, offsets, n, n_classes, logits)
             factor = load(table, FACTOR * width)
             if count_true(ignored | (factor != factor)) > 0:
-                _write_odd_rows(call, g, offsets, first, n, n_classes, table, width)
+                _write_odd_rows(call, x, g, offsets, first, n, n_classes, table, width)

@@ -9,10 +9,13 @@ from .call import (
     ENTROPY,
     GRADIENT,
     GRADIENT_STEP,
+    KIND,
+    LOG_SOFTMAX,
     LSE,
     N_CLASSES,
     NO_TARGET,
     NONE,
+    OFFSETS,
     Q_STEP,
     RANK,
     STREAM,
@@ -42,11 +45,12 @@ from .finish import (
     finish,
     write_about_classes,
 )
-from .gradient import fill, plan_of, write_classes
-from .simd import apart, extract, lane_buffer, lanes, load_one, rounded, zeros
-from .stats import CHUNK, chunk_sums, chunk_top, row_stats
+from .gradient import Edge, fill, plan_of, write_classes, write_kept
+from .simd import advance, apart, extract, item_bytes, lane_buffer, lanes, load_one, rounded, zeros
+from .stats import CHUNK, KEPT, chunk_sums, chunk_top, row_stats
 
-GROUP = 4096  # classes of the rows that are looked at before their gradients are written: 16 KiB of float32
+GROUP = KEPT  # vectors of the rows that are looked at before their gradients are written
+ROOM = 3 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
 
 
 @device
@@ -75,8 +79,8 @@ def enter(call, numbers, i, x, q, weight, y, found, table, r):
 
 
 @inline
-def _look(call, numbers, x0, q0, weight, first, n, table):
-    """What there is to be known of rows ``first`` to ``first + n``, into the table."""
+def _look(call, numbers, x0, q0, weight, first, n, table, kept, step):
+    """What there is to be known of rows ``first`` to ``first + n``, into the table; powers, ``step`` a row, too."""
     n_classes = call[N_CLASSES]
     if n_classes <= CHUNK:
         # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
@@ -92,7 +96,8 @@ def _look(call, numbers, x0, q0, weight, first, n, table):
             continue
         if n_classes <= CHUNK:
             top = np.float64(table[TOP * lanes(x) + r])
-            found = chunk_sums(call, numbers, x, q, weight, n_classes, top)
+            kept_r = advance(kept, r * step * item_bytes(kept))
+            found = chunk_sums(call, numbers, x, q, weight, n_classes, top, kept_r, step > 0)
         else:
             found = row_stats(call, numbers, x, q, weight)
         enter(call, numbers, first + r, x, q, weight, y, found, table, r)
@@ -102,10 +107,17 @@ def _look(call, numbers, x0, q0, weight, first, n, table):
 def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     """Rows ``begin`` to ``end``, by groups that stay in the first-level cache (and have a lane each)."""
     table = cleared(lane_buffer(x0, FIELDS), x0)
-    group = max(1, min(lanes(x0), GROUP // call[N_CLASSES]))
+    kept = lane_buffer(x0, ROOM)
+    vectors = (call[N_CLASSES] + lanes(x0) - 1) // lanes(x0)
+    group = max(1, min(lanes(x0), GROUP // vectors))
+    keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and group * vectors <= KEPT
+    step = vectors * lanes(x0) if keep else 0
+    line = lane_buffer(x0, 1)
+    one_behind_the_other = call[OFFSETS] == 0 and call[GRADIENT_STEP] == call[N_CLASSES] * item_bytes(g0)
+    joined = call[STREAM] != 0 and one_behind_the_other and call[N_CLASSES] >= 2 * lanes(x0)
     for first in range(begin, end, group):
         n = min(group, end - first)
-        _look(call, numbers, x0, q0, weight, first, n, table)
+        _look(call, numbers, x0, q0, weight, first, n, table, kept, step)
         finish(call, numbers, x0, first, n, table)
         if call[GRADIENT] == 0:
             continue
@@ -113,7 +125,12 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             x, q = row_start(call, x0, 0, X_STEP, first + r), row_start(call, q0, 2, Q_STEP, first + r)
             g = row_start(call, g0, 1, GRADIENT_STEP, first + r)
             y, ignored = target_of(call, first + r)
+            edge = Edge(line, joined and first + r > begin, joined and first + r + 1 < end)
             if ignored:
-                fill(g, call[N_CLASSES], 0.0, call[STREAM] != 0)
+                fill(g, call[N_CLASSES], 0.0, call[STREAM] != 0, edge)
+            elif keep:
+                kept_r = advance(kept, r * step * item_bytes(kept))
+                write_kept(call, numbers, x, g, q, weight, y, plan_of(x, table, r), kept_r, edge)
             else:
-                write_classes(call, numbers, x, g, q, weight, np.int64(0), call[N_CLASSES], y, plan_of(x, table, r))
+                plan = plan_of(x, table, r)
+                write_classes(call, numbers, x, g, q, weight, np.int64(0), call[N_CLASSES], y, plan, edge)

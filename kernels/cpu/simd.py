@@ -710,7 +710,7 @@ def store_one(typingctx: Any, base: types.CPointer, index: types.Integer, value:
 def _prefetch(base: types.CPointer, write: int) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         start = builder.bitcast(_address(builder, args[0], _memory_type(base.dtype), args[1]), _I8.as_pointer())
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [start, _I32(write), _I32(3), _I32(1)])
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [start, _I32(write), _I32(3 if write else 2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(base, types.int64), codegen
@@ -718,7 +718,10 @@ def _prefetch(base: types.CPointer, write: int) -> Any:
 
 @intrinsic
 def prefetch(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
-    """Ask for the cache line of ``base[index]``, to be read soon; the address need not be valid."""
+    """Ask for the cache line of ``base[index]``, to be read later; the address need not be valid.
+
+    It comes as far as the second-level cache: the first is too small for what is only needed 32 KiB from here.
+    """
     return _prefetch(base, write=0)
 
 

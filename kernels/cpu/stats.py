@@ -23,6 +23,7 @@ from .simd import (
     absolute,
     advance,
     apart,
+    arithmetic_at,
     extract,
     fma,
     iota,
@@ -33,6 +34,7 @@ from .simd import (
     load_part,
     power_of_two,
     prefetch,
+    store,
     total,
     where,
     widen,
@@ -40,6 +42,7 @@ from .simd import (
     zeros64,
 )
 
+KEPT = 256  # vectors of which the powers can be kept for the gradient: with those, 48 KiB of the first-level cache
 CHUNK = 8192  # classes a chunk: 32 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
 
@@ -99,7 +102,14 @@ def add(v, inside, o, sign, magic, least, mark, a, b, others):
 
 
 @inline
-def _even(x, n, o, magic, least, mark, middle, fetch):
+def keep_power(x, kept, j, scale, r):
+    """Put what ``add`` gave of the classes from ``j`` on where ``gradient.py`` finds it."""
+    store(kept, j, scale)
+    store(kept, KEPT * lanes(x) + j, r)
+
+
+@inline
+def _even(x, n, o, magic, least, mark, middle, fetch, kept, keep):
     """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
 
     Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody.
@@ -113,7 +123,9 @@ def _even(x, n, o, magic, least, mark, middle, fetch):
             a, b = zeros(x), zeros(x)
             for j in range(q, min(q + BLOCK, whole), width):
                 prefetch(advance(x, fetch), j)
-                a, b, others, _, _ = add(load(x, j), everywhere, o, 1.0, magic, least, mark, a, b, others)
+                a, b, others, scale, r = add(load(x, j), everywhere, o, 1.0, magic, least, mark, a, b, others)
+                if keep:
+                    keep_power(x, kept, j, scale, r)
             s = s + (widen(a) + widen(b))
     else:
         for q in range(0, whole, BLOCK):
@@ -121,25 +133,33 @@ def _even(x, n, o, magic, least, mark, middle, fetch):
             for j in range(q, min(q + BLOCK, whole), width):
                 prefetch(advance(x, fetch), j)
                 v = load(x, j)
-                a, b, others, _, _ = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
+                a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
+                if keep:
+                    keep_power(x, kept, j, scale, r)
                 below = below + (v - middle)
             s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     v = load_part(x, whole, n - whole)
     inside = iota(v) < n - whole
-    a, b, others, _, _ = add(v, inside, o, 1.0, magic, least, mark, zeros(x), zeros(x), others)
+    a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, zeros(x), zeros(x), others)
+    if keep:
+        keep_power(x, kept, whole, scale, r)
     linear = linear + widen(where(inside, v - middle, 0.0))
     below = total(linear) if o.spread != NONE else 0.0
     return total(s + (widen(a) + widen(b))), n - np.float64(total(others)), below
 
 
 @inline
-def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, weight, q, others):
+def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, weight, q, others, kept, keep):
     """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
     a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
     for j in range(first, last, lanes(x)):
         v = value(load(x, j) if whole else load_part(x, j, last - j), o) - base
         inside = iota(v) >= 0 if whole else iota(v) < last - j
-        a, b, others, _, _ = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
+        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
+        if keep:
+            keep_power(x, kept, j, scale, r)
+            if o.capped:
+                store(kept, 2 * KEPT * lanes(x) + j, v)
         if o.spread != NONE:
             c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
             linear = linear + times(c, (v - middle) * o.sign)
@@ -148,15 +168,19 @@ def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, w
 
 
 @inline
-def _general(x, n, o, magic, least, base, mark, middle, weight, q):
+def _general(x, n, o, magic, least, base, mark, middle, weight, q, kept, keep):
     """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole = n // lanes(x) * lanes(x)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
-        a, b, c, others = _general_block(x, first, last, True, o, magic, least, base, mark, middle, weight, q, others)
+        a, b, c, others = _general_block(
+            x, first, last, True, o, magic, least, base, mark, middle, weight, q, others, kept, keep
+        )
         s, linear, spread = s + a, linear + b, spread + c
-    a, b, c, others = _general_block(x, whole, n, False, o, magic, least, base, mark, middle, weight, q, others)
+    a, b, c, others = _general_block(
+        x, whole, n, False, o, magic, least, base, mark, middle, weight, q, others, kept, keep
+    )
     return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
 
 
@@ -189,8 +213,11 @@ def _times(c, a):
 
 
 @device
-def chunk_sums(call, numbers, x, q, weight, n, top):
-    """``Stats`` of ``n`` classes from ``x`` on, of which ``top`` is the largest ``sign * v``."""
+def chunk_sums(call, numbers, x, q, weight, n, top, kept, keep):
+    """``Stats`` of ``n`` classes from ``x`` on, of which ``top`` is the largest ``sign * v``.
+
+    If ``keep``, the powers stay in ``kept``.
+    """
     apart()
     o, c = options_of(call, numbers), constants(zeros(x))
     powers, bases = shift_of(zeros(x) + top, o)
@@ -198,9 +225,11 @@ def chunk_sums(call, numbers, x, q, weight, n, top):
     magic, least = c.one - k, (k + c.lowest) / abs(o.hi)
     middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
     if o.even and base == 0.0:
-        rest, ties, linear = _even(x, n, o, magic, least, mark, middle, call[FETCH])
+        rest, ties, linear = _even(x, n, o, magic, least, mark, middle, call[FETCH], kept, keep)
         return Stats(top, k, base, ties, rest, _times(o.share, linear * o.sign), o.share * n)
-    rest, ties, linear, spread = _general(x, n, o, magic, least, base, mark - base, middle - base, weight, q)
+    rest, ties, linear, spread = _general(
+        x, n, o, magic, least, base, mark - base, middle - base, weight, q, kept, keep
+    )
     return Stats(top, k, base, ties, rest, linear, spread)
 
 
@@ -247,7 +276,8 @@ def chunk_at(call, numbers, x, q, weight, c):
     """``Stats`` of the row's chunk that starts at class ``c``."""
     n, x_c = min(call[N_CLASSES] - c, CHUNK), advance(x, c * item_bytes(x))
     q_c, weight_c = advance(q, c * item_bytes(q)), advance(weight, c * item_bytes(weight))
-    return chunk_sums(call, numbers, x_c, q_c, weight_c, n, np.float64(chunk_top(call, numbers, x_c, n)))
+    top, nowhere = np.float64(chunk_top(call, numbers, x_c, n)), arithmetic_at(0, x)
+    return chunk_sums(call, numbers, x_c, q_c, weight_c, n, top, nowhere, False)
 
 
 @device

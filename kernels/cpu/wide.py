@@ -21,7 +21,7 @@ from .call import (
 )
 from .compile import inline
 from .finish import FIELDS, cleared, finish, write_about_classes
-from .gradient import Plan, fill, plan_of, write_classes
+from .gradient import Plan, fill, no_edge, plan_of, write_classes
 from .row import enter
 from .simd import advance, item_bytes, lane_buffer, lanes, zeros
 from .stats import CHUNK, Stats, chunk_at, merged
@@ -97,10 +97,10 @@ def write(call, numbers, x, g, q, weight, begin, end):
         y, ignored = target_of(call, i)
         g_i = row_start(call, g, 1, GRADIENT_STEP, i)
         if ignored:
-            fill(advance(g_i, first * item_bytes(g)), last - first, 0.0, call[STREAM] != 0)
+            fill(advance(g_i, first * item_bytes(g)), last - first, 0.0, call[STREAM] != 0, no_edge(x))
             continue
         at = call[PLANS] + i * PLAN
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
         plan = Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6])
         x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)
-        write_classes(call, numbers, x_i, g_i, q_i, weight, first, last, y, plan)
+        write_classes(call, numbers, x_i, g_i, q_i, weight, first, last, y, plan, no_edge(x))
