@@ -23,6 +23,7 @@ from .simd import (
     iota,
     item_bytes,
     lanes,
+    lanes_of,
     load,
     load_part,
     prefetch_write,
@@ -132,6 +133,12 @@ def _vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
 
 
 @inline
+def _with_target(d, at, plan):
+    """The vector with the gradient of the target in lane ``at``, if there is such a lane."""
+    return where(iota(d) == (at if 0 <= at < lanes_of(d) else -1), plan.target, d)
+
+
+@inline
 def _put_first(g, m, d, edge):
     """Write the first ``m`` elements of a row: with the last ones of the row before, where those wait for them."""
     if edge.before:
@@ -161,21 +168,15 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
     whole = begin + (n - begin) // width * width
     if begin > 0:
         d = _vector(powers, x, 0, begin, False, o, plan, weight, q, kept, even)
-        _put_first(g, begin, where(iota(d) == y, plan.target, d), edge)
+        _put_first(g, begin, _with_target(d, y, plan), edge)
     if streamed:
         # The target is written with the vector that it is in: a line that has just left for memory would be fetched
         # back for it, while all stores wait (with 1,000 classes, a quarter of the time).
-        at = begin + (y - begin) // width * width if begin <= y < whole else whole
         if whole < n and not edge.after:
             prefetch_write(g, whole)
-        first, last = begin, at
-        for _ in range(2):
-            for j in range(first, last, width):
-                stream(g, j, _vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
-            first, last = at + width, whole
-        if at < whole:
-            d = _vector(powers, x, at, width, True, o, plan, weight, q, kept, even)
-            stream(g, at, where(iota(d) == y - at, plan.target, d))
+        for j in range(begin, whole, width):
+            d = _vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
+            stream(g, j, _with_target(d, y - j, plan))
     else:
         for j in range(begin, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
@@ -184,7 +185,7 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
             store_one(g, y, plan.target)
     if whole < n:
         d = _vector(powers, x, whole, n - whole, False, o, plan, weight, q, kept, even)
-        _put_last(g, whole, n - whole, where(iota(d) == y - whole, plan.target, d), edge)
+        _put_last(g, whole, n - whole, _with_target(d, y - whole, plan), edge)
 
 
 @inline
