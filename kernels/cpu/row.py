@@ -49,7 +49,7 @@ from .gradient import Edge, fill, plan_of, write_classes, write_kept
 from .simd import advance, apart, extract, item_bytes, lane_buffer, lanes, load_one, rounded, zeros
 from .stats import CHUNK, KEPT, chunk_sums, chunk_top, row_stats
 
-GROUP = KEPT  # vectors of the rows that are looked at before their gradients are written
+GROUP = 8192  # vectors of the rows that are finished together, and then read again: half a second-level cache
 ROOM = 3 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
 
 
@@ -79,16 +79,18 @@ def enter(call, numbers, i, x, q, weight, y, found, table, r):
 
 
 @inline
-def _look(call, numbers, x0, q0, weight, first, n, table, kept, step):
-    """What there is to be known of rows ``first`` to ``first + n``, into the table; powers, ``step`` a row, too."""
+def _look(call, numbers, x0, q0, weight, first, start, stop, table, kept, step):
+    """What there is to be known of rows ``first + start`` to ``first + stop``, into lanes ``start`` to ``stop`` of the
+    table; powers, ``step`` a row, are kept if that is not 0.
+    """
     n_classes = call[N_CLASSES]
     if n_classes <= CHUNK:
         # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
-        for r in range(n):
+        for r in range(start, stop):
             x = row_start(call, x0, 0, X_STEP, first + r)
             if not target_of(call, first + r)[1]:
                 table[TOP * lanes(x) + r] = chunk_top(call, numbers, x, n_classes)
-    for r in range(n):
+    for r in range(start, stop):
         x, q = row_start(call, x0, 0, X_STEP, first + r), row_start(call, q0, 2, Q_STEP, first + r)
         y, ignored = target_of(call, first + r)
         if ignored:
@@ -109,15 +111,17 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     table = cleared(lane_buffer(x0, FIELDS), x0)
     kept = lane_buffer(x0, ROOM)
     vectors = (call[N_CLASSES] + lanes(x0) - 1) // lanes(x0)
-    group = max(1, min(lanes(x0), GROUP // vectors))
-    keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and group * vectors <= KEPT
+    keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and vectors <= KEPT
+    together = max(1, min(lanes(x0), KEPT // vectors))
+    group = together if call[GRADIENT] != 0 else max(together, min(lanes(x0), GROUP // vectors))
     step = vectors * lanes(x0) if keep else 0
     line = lane_buffer(x0, 1)
     one_behind_the_other = call[OFFSETS] == 0 and call[GRADIENT_STEP] == call[N_CLASSES] * item_bytes(g0)
     joined = call[STREAM] != 0 and one_behind_the_other and call[N_CLASSES] >= 2 * lanes(x0)
     for first in range(begin, end, group):
         n = min(group, end - first)
-        _look(call, numbers, x0, q0, weight, first, n, table, kept, step)
+        for start in range(0, n, together):
+            _look(call, numbers, x0, q0, weight, first, start, min(start + together, n), table, kept, step)
         finish(call, numbers, x0, first, n, table)
         if call[GRADIENT] == 0:
             continue
