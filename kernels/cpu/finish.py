@@ -1,9 +1,4 @@
-"""The ends of rows: losses, what else a row has one of, and the plan of its gradient; row r in lane r.
-
-A logarithm or a quotient takes as long for one row as for sixteen. So whatever looks at the classes, be it the rows one
-by one, across the lanes, or shared by threads, leaves what it found in a lane of a small table, and the formulas are
-computed here, for all of them at once.
-"""
+"""The ends of rows: losses, what else a row has one of, and the plan of its gradient; row r in lane r of the table."""
 
 from __future__ import annotations
 
@@ -56,31 +51,24 @@ from .simd import (
     widen,
     zeros,
 )
-
-# The table: a vector each. What is found in a row first, as in ``stats.Stats`` ...
-(
-    TOP, POWER, BASE, TIES, REST,
-    REST_LEFT,  # what the arithmetic type leaves out of the sum of the others
-    LINEAR, SPREAD,
-    TARGET,  # v of the target
-    WEIGHT_Y,  # its class weight
-    SHARE_Y,  # its spread weight
-    DISTANCE,  # sum of the powers, each times how far z lies below the top (for the entropy)
-    # ... then the plan of the gradient, factor * 2**((z - base * unit) * log2(e) - K) - scale * c_j:
-    FACTOR,  # rounded to the arithmetic type (for ``log_softmax``: what is subtracted from z after the top)
-    LEFT,  # what that left out, relative to it
+from .table import (
+    AT_TARGET,
+    BASE,
+    DISTANCE,
+    FACTOR,
+    LEFT,
+    LINEAR,
+    POWER,
+    REST,
+    REST_LEFT,
     SCALE,
-    AT_TARGET,  # the gradient of the target class
-    FIELDS,
-) = range(17)  # fmt: skip
-
-
-@inline
-def cleared(table, x):
-    """The table, which is ``lane_buffer(x, FIELDS)`` in the function that uses it, all 0."""
-    for field in range(FIELDS):
-        store(table, field * lanes(x), zeros(x))
-    return table
+    SHARE_Y,
+    SPREAD,
+    TARGET,
+    TIES,
+    TOP,
+    WEIGHT_Y,
+)
 
 
 @inline

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import KIND, LOG_SOFTMAX, N_CLASSES, NONE, STREAM, options_of
+from .call import GRADIENT_STEP, KIND, LOG_SOFTMAX, NONE, Q_STEP, STREAM, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .element import spread_weights, value
-from .finish import AT_TARGET, BASE, FACTOR, LEFT, POWER, SCALE, TOP
 from .maths import constants, power_parts
 from .simd import (
     advance,
@@ -36,20 +35,9 @@ from .simd import (
     zeros,
 )
 from .stats import KEPT
+from .table import plan_of
 
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
-
-
-class Plan(NamedTuple):
-    """What the classes of a row need: see ``finish.py``."""
-
-    top: float
-    power: float
-    base: float
-    factor: float
-    left: float
-    scale: float
-    target: float
 
 
 class Edge(NamedTuple):
@@ -65,24 +53,15 @@ class Edge(NamedTuple):
 
 
 @inline
-def no_edge(x):
-    """Nothing lies before or after."""
-    return Edge(arithmetic_at(0, x), False, False)
+def no_rows(x):
+    """``rows`` for ``write_rows``: none that are written one after the other."""
+    return arithmetic_at(0, x), np.int64(0), np.int64(0)
 
 
 @inline
-def plan_of(x, table, r):
-    """Lane ``r`` of the table."""
-    width = lanes(x)
-    return Plan(
-        np.float64(table[TOP * width + r]),
-        np.float64(table[POWER * width + r]),
-        np.float64(table[BASE * width + r]),
-        np.float64(table[FACTOR * width + r]),
-        np.float64(table[LEFT * width + r]),
-        np.float64(table[SCALE * width + r]),
-        np.float64(table[AT_TARGET * width + r]),
-    )
+def no_edge(x):
+    """Nothing lies before or after."""
+    return Edge(arithmetic_at(0, x), False, False)
 
 
 @inline
@@ -227,33 +206,34 @@ def fill(g, n, number, streamed, edge):
 
 
 @device
-def write_classes(call, numbers, x0, g0, q0, weight0, begin, end, y, plan, edge):
-    """Write the gradient of classes ``begin`` to ``end`` of a row."""
+def write_rows(call, numbers, x0, g0, q0, weight, c, n, first, stop, table, kept, step, rows):
+    """Write the gradient of ``n`` classes, from ``c`` on, of rows ``first`` to ``first + stop``.
+
+    ``rows`` says which rows are written one after the other, past the caches and without a gap: (line, begin, end), or
+    none of them. Where ``step`` is not 0, powers were kept.
+    """
     apart()
-    n, o = end - begin, options_of(call, numbers)
-    x, g = advance(x0, begin * item_bytes(x0)), advance(g0, begin * item_bytes(g0))
-    if plan.factor != plan.factor:
-        fill(g, n, np.nan, call[STREAM] != 0, edge)
-        return
-    if call[KIND] == LOG_SOFTMAX:
-        _log_softmax(x, g, n, o, plan, call[STREAM] != 0, edge)
-    else:
-        q, weight = advance(q0, begin * item_bytes(q0)), advance(weight0, begin * item_bytes(weight0))
-        even = o.even and plan.base == 0.0
-        if even:
-            _write(_again, x, g, n, y - begin, o, plan, weight, q, q, True, call[STREAM] != 0, edge)
+    o, streamed = options_of(call, numbers), call[STREAM] != 0
+    x_c, g_c = advance(x0, c * item_bytes(x0)), advance(g0, c * item_bytes(g0))
+    q_c, weight_c = advance(q0, c * item_bytes(q0)), advance(weight, c * item_bytes(weight))
+    line, begin, end = rows
+    for r in range(stop):
+        i = first + r
+        x, q = row_start(call, x_c, 0, X_STEP, i), row_start(call, q_c, 2, Q_STEP, i)
+        g, plan = row_start(call, g_c, 1, GRADIENT_STEP, i), plan_of(x, table, r)
+        y, ignored = target_of(call, i)
+        edge = Edge(line, begin < i < end, begin <= i < end - 1)
+        if ignored or plan.factor != plan.factor:
+            fill(g, n, 0.0 if ignored else np.nan, streamed, edge)
+        elif call[KIND] == LOG_SOFTMAX:
+            _log_softmax(x, g, n, o, plan, streamed, edge)
+        elif step > 0:
+            kept_r = advance(kept, r * step * item_bytes(kept))
+            if o.even:
+                _write(_kept, x, g, n, y - c, o, plan, weight_c, q, kept_r, True, streamed, edge)
+            else:
+                _write(_kept, x, g, n, y - c, o, plan, weight_c, q, kept_r, False, streamed, edge)
+        elif o.even and plan.base == 0.0:
+            _write(_again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
         else:
-            _write(_again, x, g, n, y - begin, o, plan, weight, q, q, False, call[STREAM] != 0, edge)
-
-
-@device
-def write_kept(call, numbers, x, g, q, weight, y, plan, kept, edge):
-    """Write the gradient of a row whose powers were kept."""
-    apart()
-    n, o, streamed = call[N_CLASSES], options_of(call, numbers), call[STREAM] != 0
-    if plan.factor != plan.factor:
-        fill(g, n, np.nan, streamed, edge)
-    elif o.even:
-        _write(_kept, x, g, n, y, o, plan, weight, q, kept, True, streamed, edge)
-    else:
-        _write(_kept, x, g, n, y, o, plan, weight, q, kept, False, streamed, edge)
+            _write(_again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)

@@ -35,31 +35,9 @@ from .call import (
 )
 from .compile import device, inline
 from .element import times, value
-from .finish import (
-    AT_TARGET,
-    BASE,
-    DISTANCE,
-    FACTOR,
-    FIELDS,
-    LEFT,
-    LINEAR,
-    POWER,
-    REST,
-    REST_LEFT,
-    SCALE,
-    SHARE_Y,
-    SPREAD,
-    TARGET,
-    TIES,
-    TOP,
-    WEIGHT_Y,
-    asks_for_classes,
-    cleared,
-    finish,
-    write_about_classes,
-)
+from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import fill, kept_power, no_edge
-from .maths import constants, power
+from .maths import constants
 from .simd import (
     advance,
     apart,
@@ -93,6 +71,26 @@ from .simd import (
     zeros64,
 )
 from .stats import add, shift_of
+from .table import (
+    AT_TARGET,
+    BASE,
+    DISTANCE,
+    FACTOR,
+    FIELDS,
+    LEFT,
+    LINEAR,
+    POWER,
+    REST,
+    REST_LEFT,
+    SCALE,
+    SHARE_Y,
+    SPREAD,
+    TARGET,
+    TIES,
+    TOP,
+    WEIGHT_Y,
+    cleared,
+)
 
 MAX_CLASSES = 128  # what the buffers hold; where this regime ends: see launch.py
 PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
@@ -224,31 +222,47 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 
 
 @inline
-def _sums(x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark, plain, entropy):
-    """Ties, ``rest`` (in two parts), linear, spread and distance of the rows; the last three are 0 if ``plain``."""
+def _even_sums(x, n_classes, logits, scales, parts, o, magic, least, mark):
+    """What ``_sums`` gives, for rows that need no more than that."""
+    width, zero = lanes(x), zeros(x)
+    others, linear, rest, left, sums = zero, zero, zero, zero, zeros64(x)
+    everywhere = zero == zero
+    for start in range(0, n_classes, PARTIAL):
+        a, b, below = zero, zero, zero
+        for j in range(start, min(n_classes, start + PARTIAL)):
+            v = load(logits, j * width)
+            a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
+            store(scales, j * width, scale)
+            store(parts, j * width, r)
+            if o.spread != NONE:
+                below = below + (v - mark)
+        rest, left, sums, linear = a, b, sums + (widen(a) + widen(b)), linear + below
+    return n_classes - others, rest, left, sums, times(zero + o.share, linear), zero + o.share * n_classes, zero
+
+
+@inline
+def _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark):
+    """Ties, ``rest`` (in two parts, and all of it), linear, spread and distance of the rows."""
     width, zero = lanes(x), zeros(x)
     others, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
-    everywhere, sign = zero == zero, 1.0 if plain else o.sign
+    everywhere = zero == zero
     for start in range(0, n_classes, PARTIAL):
         a, b, s_linear, s_spread, s_distance = zero, zero, zero, zero, zero
         for j in range(start, min(n_classes, start + PARTIAL)):
-            v = load(logits, j * width) if plain else load(logits, j * width) - base
-            a, b, others, scale, r = add(v, everywhere, o, sign, magic, least, mark, a, b, others)
+            v = load(logits, j * width) - base
+            a, b, others, scale, r = add(v, everywhere, o, o.sign, magic, least, mark, a, b, others)
             store(scales, j * width, scale)
             store(parts, j * width, r)
-            if not plain and o.spread != NONE:
+            if o.spread != NONE:
                 share = _share(o, x, q, weight, j)
                 s_linear = s_linear + times(share, (v - mark) * o.sign)
                 s_spread = s_spread + share
-            if not plain and entropy:
-                _, e = power(v, o.hi, o.lo, magic)
+            if call[ENTROPY] != 0:
+                e = fma(scale, r, scale)
                 s_distance = s_distance + where(e == 0.0, 0.0, e * ((mark - v) * o.sign))
         rest, left, sums = a, b, sums + (widen(a) + widen(b))
         linear, spread, distance = linear + s_linear, spread + s_spread, distance + s_distance
-    if n_classes > PARTIAL:
-        rest = narrow(x, sums)
-        left = narrow(x, sums - widen(rest))
-    return n_classes - others, rest, left, linear, spread, distance
+    return n_classes - others, rest, left, sums, linear, spread, distance
 
 
 @inline
@@ -271,12 +285,14 @@ def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column,
     if call[LSE] != 0 and count_true(top == np.inf) > 0:
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
 
-    if o.even and o.spread == NONE and not shifted and call[ENTROPY] == 0:
-        found = _sums(x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark, True, False)
+    if o.even and not shifted and call[ENTROPY] == 0:
+        found = _even_sums(x, n_classes, logits, scales, parts, o, magic, least, mark)
     else:
-        entropy = call[ENTROPY] != 0
-        found = _sums(x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark, False, entropy)
-    ties, rest, left, linear, spread, distance = found
+        found = _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
+    ties, rest, left, sums, linear, spread, distance = found
+    if n_classes > PARTIAL:
+        rest = narrow(x, sums)
+        left = narrow(x, sums - widen(rest))
 
     store(table, TOP * width, top)
     store(table, POWER * width, k)
@@ -308,32 +324,29 @@ def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
 
 
 @inline
-def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table):
-    """The gradients of the rows, in place of their logits."""
+def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table):
+    """The gradients of the rows but those of the targets, in place of their logits."""
     o, width = options_of(call, numbers), lanes(x)
-    factor = load(table, FACTOR * width)
+    factor, left = load(table, FACTOR * width), load(table, LEFT * width)
+    scale = load(table, SCALE * width)
     if call[KIND] == LOG_SOFTMAX:
         top = load(table, TOP * width) * o.sign
         for j in range(n_classes):
             store(logits, j * width, (load(logits, j * width) - top) - factor)
-        return
-    left, scale = load(table, LEFT * width), load(table, SCALE * width)
-    at_target = load(table, AT_TARGET * width)
-    if o.even and o.spread == NONE:
+    elif o.even:
+        minus = (o.share if o.spread != NONE else 0.0) * scale
         for j in range(n_classes):
             d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
+            store(logits, j * width, d - minus)
+    else:
+        for j in range(n_classes):
+            d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
+            if o.spread != NONE:
+                d = d - _share(o, x, q, weight, j) * scale
+            if o.capped:
+                v = load(logits, j * width)
+                d = d * (1.0 - v * v)
             store(logits, j * width, d)
-        place(logits, column, column >= 0, at_target)
-        return
-    for j in range(n_classes):
-        d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
-        if o.spread != NONE:
-            d = d - _share(o, x, q, weight, j) * scale
-        if o.capped:
-            v = load(logits, j * width)
-            d = d * (1.0 - v * v)
-        store(logits, j * width, d)
-    place(logits, column, column >= 0, at_target)
 
 
 @inline
@@ -353,7 +366,6 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
     apart()
     n_classes, width, zero = call[N_CLASSES], lanes(x), zeros(x)
     offsets, table = lane_offsets(), cleared(lane_buffer(x, FIELDS), x)
-    store(table, WEIGHT_Y * width, zero + 1.0)
     logits, q = lane_buffer(x, MAX_CLASSES), lane_buffer(x, MAX_CLASSES)
     scales, parts = lane_buffer(x, MAX_CLASSES), lane_buffer(x, MAX_CLASSES)
     for first in range(begin, end, width):
@@ -386,7 +398,9 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
             for j in range(n_classes):  # as large as the group, and written soon
                 prefetch_write(advance(g, offsets[0]), j * width)
-            _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
+            _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table)
+            if call[KIND] != LOG_SOFTMAX:
+                place(logits, column, column >= 0, load(table, AT_TARGET * width))
             _store_group(x, g, offsets, n, n_classes, logits)
             factor = load(table, FACTOR * width)
             if count_true(ignored | (factor != factor)) > 0:

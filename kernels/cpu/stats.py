@@ -10,11 +10,9 @@ it is, nor where the target is.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .call import FETCH, N_CLASSES, NONE, options_of
+from .call import FETCH, N_CLASSES, NONE, Q_STEP, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .element import spread_weights, times, value
 from .maths import LN2, constants, parts_above, power_parts
@@ -41,22 +39,11 @@ from .simd import (
     zeros,
     zeros64,
 )
+from .table import BASE, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 
 KEPT = 256  # vectors of which the powers can be kept for the gradient: with those, 48 KiB of the first-level cache
 CHUNK = 8192  # classes a chunk: 32 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
-
-
-class Stats(NamedTuple):
-    """What is known of some classes of a row. ``v`` and ``z``: see ``call.Options``."""
-
-    top: float  # the largest sign * v
-    power: float  # K, whole: powers are of 2**((z - unit * base) * log2(e) - K)
-    base: float  # what is taken from v before anything else: 0 unless the logits are huge
-    ties: float  # how many classes are at the top
-    rest: float  # sum of the powers of the others
-    linear: float  # sum of c_j * (sign * v_j - top), c_j the spread weights; with the next, only where there are any
-    spread: float  # sum of c_j
 
 
 @inline
@@ -184,16 +171,6 @@ def _general(x, n, o, magic, least, base, mark, middle, weight, q, kept, keep):
     return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
 
 
-@device
-def chunk_top(call, numbers, x, n):
-    """The largest ``sign * v`` of ``n`` classes from ``x`` on."""
-    apart()
-    o = options_of(call, numbers)
-    # (the softcap grows with the logit: the largest of the one is that of the other)
-    logit = largest_logit(x, n, o.order) * o.order
-    return extract(value(zeros(x) + logit, o), 0) * o.sign
-
-
 @inline
 def shift_of(top, o):
     """The shift of rows, or chunks, with that largest ``sign * v``: see maths.py. Gives K and ``base``.
@@ -213,24 +190,47 @@ def _times(c, a):
 
 
 @device
-def chunk_sums(call, numbers, x, q, weight, n, top, kept, keep):
-    """``Stats`` of ``n`` classes from ``x`` on, of which ``top`` is the largest ``sign * v``.
+def look(call, numbers, x0, q0, weight, n, first, start, stop, table, kept, step):
+    """Look at ``n`` classes of rows ``first + start`` to ``first + stop``, of which ``x0`` has the first one's first.
 
-    If ``keep``, the powers stay in ``kept``.
+    What is found goes into lanes ``start`` to ``stop`` of the table; powers, ``step`` a row, into ``kept``, if that is
+    not 0.
     """
     apart()
-    o, c = options_of(call, numbers), constants(zeros(x))
-    powers, bases = shift_of(zeros(x) + top, o)
-    k, base, mark = np.float64(extract(powers, 0)), np.float64(extract(bases, 0)), top * o.sign
-    magic, least = c.one - k, (k + c.lowest) / abs(o.hi)
-    middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
-    if o.even and base == 0.0:
-        rest, ties, linear = _even(x, n, o, magic, least, mark, middle, call[FETCH], kept, keep)
-        return Stats(top, k, base, ties, rest, _times(o.share, linear * o.sign), o.share * n)
-    rest, ties, linear, spread = _general(
-        x, n, o, magic, least, base, mark - base, middle - base, weight, q, kept, keep
-    )
-    return Stats(top, k, base, ties, rest, linear, spread)
+    o, c, width = options_of(call, numbers), constants(zeros(x0)), lanes(x0)
+    # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
+    for r in range(start, stop):
+        if not target_of(call, first + r)[1]:
+            table[TOP * width + r] = largest_logit(row_start(call, x0, 0, X_STEP, first + r), n, o.order)
+    found = load(table, TOP * width)
+    mine = (iota(found) >= start) & (iota(found) < stop)
+    # (the softcap grows with the logit: the largest of the one is that of the other)
+    top = where(mine, value(found * o.order, o) * o.sign, found)
+    k, base = shift_of(top, o)
+    store(table, TOP * width, top)
+    store(table, POWER * width, where(mine, k, load(table, POWER * width)))
+    store(table, BASE * width, where(mine, base, load(table, BASE * width)))
+    store(table, MAGIC * width, c.one - k)
+    store(table, LEAST * width, (k + c.lowest) * (1.0 / abs(o.hi)))
+    store(table, MARK * width, top * o.sign - base)
+    for r in range(start, stop):
+        if target_of(call, first + r)[1]:
+            continue
+        x, q = row_start(call, x0, 0, X_STEP, first + r), row_start(call, q0, 2, Q_STEP, first + r)
+        shift = np.float64(table[BASE * width + r])
+        magic, least = np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r])
+        mark = np.float64(table[MARK * width + r])
+        middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
+        kept_r = advance(kept, r * step * item_bytes(kept))
+        if o.even and shift == 0.0:
+            rest, ties, linear = _even(x, n, o, magic, least, mark, middle, call[FETCH], kept_r, step > 0)
+            linear, spread = _times(o.share, linear), o.share * n
+        else:
+            rest, ties, linear, spread = _general(
+                x, n, o, magic, least, shift, mark, middle, weight, q, kept_r, step > 0
+            )
+        top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
+        put_stats(x, table, r, Stats(top_r, power, shift, ties, rest, linear, spread))
 
 
 @inline
@@ -272,20 +272,20 @@ def merged(a, b, o, like):
 
 
 @inline
-def chunk_at(call, numbers, x, q, weight, c):
-    """``Stats`` of the row's chunk that starts at class ``c``."""
-    n, x_c = min(call[N_CLASSES] - c, CHUNK), advance(x, c * item_bytes(x))
-    q_c, weight_c = advance(q, c * item_bytes(q)), advance(weight, c * item_bytes(weight))
-    top, nowhere = np.float64(chunk_top(call, numbers, x_c, n)), arithmetic_at(0, x)
-    return chunk_sums(call, numbers, x_c, q_c, weight_c, n, top, nowhere, False)
+def chunk_at(call, numbers, x0, q0, weight, c, i, table, r):
+    """``Stats`` of the chunk of row ``i`` that starts at class ``c``, by way of lane ``r`` of the table."""
+    n, x_c = min(call[N_CLASSES] - c, CHUNK), advance(x0, c * item_bytes(x0))
+    q_c, weight_c = advance(q0, c * item_bytes(q0)), advance(weight, c * item_bytes(weight))
+    look(call, numbers, x_c, q_c, weight_c, n, i - r, r, r + 1, table, arithmetic_at(0, x0), np.int64(0))
+    return stats_of(x0, table, r)
 
 
 @device
-def row_stats(call, numbers, x, q, weight):
-    """``Stats`` of a whole row of several chunks."""
+def look_by_chunks(call, numbers, x0, q0, weight, i, table, r):
+    """Look at the whole of row ``i``, of several chunks: what is found goes into lane ``r`` of the table."""
     apart()
     o = options_of(call, numbers)
-    found = chunk_at(call, numbers, x, q, weight, 0)
+    found = chunk_at(call, numbers, x0, q0, weight, np.int64(0), i, table, r)
     for c in range(CHUNK, call[N_CLASSES], CHUNK):
-        found = merged(found, chunk_at(call, numbers, x, q, weight, c), o, zeros(x))
-    return found
+        found = merged(found, chunk_at(call, numbers, x0, q0, weight, c, i, table, r), o, zeros(x0))
+    put_stats(x0, table, r, found)

@@ -6,25 +6,23 @@ Look at every chunk; finish every row from what was found; write the gradient of
 
 from __future__ import annotations
 
+import numpy as np
+
 from .call import (
     GRADIENT,
-    GRADIENT_STEP,
     N_CLASSES,
     PARTS,
     PLANS,
-    Q_STEP,
-    STREAM,
-    X_STEP,
     options_of,
-    row_start,
     target_of,
 )
 from .compile import inline
-from .finish import FIELDS, cleared, finish, write_about_classes
-from .gradient import Plan, fill, no_edge, plan_of, write_classes
+from .finish import finish
+from .gradient import no_rows, write_rows
 from .row import enter
-from .simd import advance, item_bytes, lane_buffer, lanes, zeros
-from .stats import CHUNK, Stats, chunk_at, merged
+from .simd import arithmetic_at, lane_buffer, lanes, zeros
+from .stats import CHUNK, chunk_at, merged
+from .table import FIELDS, Plan, Stats, cleared, plan_of, put_plan, put_stats
 
 PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of each
 
@@ -46,11 +44,11 @@ def _chunk(call, item):
 @inline
 def look(call, numbers, x, q, weight, begin, end):
     """``Stats`` of chunks ``begin`` to ``end``, kept in PARTS."""
+    table = cleared(lane_buffer(x, FIELDS), x)
     for item in range(begin, end):
         i, first, _ = _chunk(call, item)
         if not target_of(call, i)[1]:
-            x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)
-            found = chunk_at(call, numbers, x_i, q_i, weight, first)
+            found = chunk_at(call, numbers, x, q, weight, first, i, table, np.int64(0))
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
 
@@ -72,15 +70,12 @@ def finish_rows(call, numbers, x, q, weight, begin, end):
         n = min(lanes(x), end - first)
         for r in range(n):
             i = first + r
-            y, ignored = target_of(call, i)
-            if ignored:
-                write_about_classes(call, i, 0, 0)
-            else:
+            if not target_of(call, i)[1]:
                 found = _part(call, numbers, i * n_chunks)
                 for c in range(1, n_chunks):
                     found = merged(found, _part(call, numbers, i * n_chunks + c), o, zeros(x))
-                x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)
-                enter(call, numbers, i, x_i, q_i, weight, y, found, table, r)
+                put_stats(x, table, r, found)
+        enter(call, numbers, x, q, weight, first, np.int64(0), n, table)
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
             for r in range(n):
@@ -92,15 +87,10 @@ def finish_rows(call, numbers, x, q, weight, begin, end):
 @inline
 def write(call, numbers, x, g, q, weight, begin, end):
     """The gradient of chunks ``begin`` to ``end``."""
+    table, kept, none, one = cleared(lane_buffer(x, FIELDS), x), arithmetic_at(0, x), np.int64(0), np.int64(1)
     for item in range(begin, end):
         i, first, last = _chunk(call, item)
-        y, ignored = target_of(call, i)
-        g_i = row_start(call, g, 1, GRADIENT_STEP, i)
-        if ignored:
-            fill(advance(g_i, first * item_bytes(g)), last - first, 0.0, call[STREAM] != 0, no_edge(x))
-            continue
         at = call[PLANS] + i * PLAN
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
-        plan = Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6])
-        x_i, q_i = row_start(call, x, 0, X_STEP, i), row_start(call, q, 2, Q_STEP, i)
-        write_classes(call, numbers, x_i, g_i, q_i, weight, first, last, y, plan, no_edge(x))
+        put_plan(x, table, 0, Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6]))
+        write_rows(call, numbers, x, g, q, weight, first, last - first, i, one, table, kept, none, no_rows(x))

@@ -1,0 +1,115 @@
+"""The table: what is known of up to sixteen rows, row r in lane r of every vector.
+
+A logarithm or a quotient takes as long for one row as for sixteen. So whatever looks at the classes, be it the rows one
+by one, across the lanes, or shared by threads, leaves what it found in a lane of the table, and the formulas of rows
+(``finish.py``) are computed for all of them at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compile import inline
+from .simd import lanes, rounded, store, zeros
+
+# A vector each. What is found in a row first, as in ``Stats`` ...
+(
+    TOP, POWER, BASE, TIES, REST,
+    REST_LEFT,  # what the arithmetic type leaves out of the sum of the others
+    LINEAR, SPREAD,
+    TARGET,  # v of the target
+    WEIGHT_Y,  # its class weight
+    SHARE_Y,  # its spread weight
+    MAGIC, LEAST, MARK,  # what ``stats.add`` takes: the shift of all powers, the least v with one, and v of the top
+    DISTANCE,  # sum of the powers, each times how far z lies below the top (for the entropy)
+    # ... then the plan of the gradient, factor * 2**((z - base * unit) * log2(e) - K) - scale * c_j:
+    FACTOR,  # rounded to the arithmetic type (for ``log_softmax``: what is subtracted from z after the top)
+    LEFT,  # what that left out, relative to it
+    SCALE,
+    AT_TARGET,  # the gradient of the target class
+    FIELDS,
+) = range(20)  # fmt: skip
+
+
+class Stats(NamedTuple):
+    """What is known of some classes of a row. ``v`` and ``z``: see ``call.Options``."""
+
+    top: float  # the largest sign * v
+    power: float  # K, whole: powers are of 2**((z - unit * base) * log2(e) - K)
+    base: float  # what is taken from v before anything else: 0 unless the logits are huge
+    ties: float  # how many classes are at the top
+    rest: float  # sum of the powers of the others
+    linear: float  # sum of c_j * (sign * v_j - top), c_j the spread weights; with the next, only where there are any
+    spread: float  # sum of c_j
+
+
+class Plan(NamedTuple):
+    """What the classes of a row need for their gradient: see ``finish.py``."""
+
+    top: float
+    power: float
+    base: float
+    factor: float
+    left: float
+    scale: float
+    target: float
+
+
+@inline
+def cleared(table, x):
+    """The table, which is ``lane_buffer(x, FIELDS)`` in the function that uses it, all 0, the weights 1."""
+    for field in range(FIELDS):
+        store(table, field * lanes(x), zeros(x))
+    store(table, WEIGHT_Y * lanes(x), zeros(x) + 1.0)
+    return table
+
+
+@inline
+def put_stats(x, table, r, found):
+    """``Stats`` into lane ``r``."""
+    width = lanes(x)
+    rest = np.float64(rounded(x, found.rest))
+    table[TOP * width + r], table[POWER * width + r], table[BASE * width + r] = found.top, found.power, found.base
+    table[TIES * width + r], table[REST * width + r], table[REST_LEFT * width + r] = found.ties, rest, found.rest - rest
+    table[LINEAR * width + r], table[SPREAD * width + r] = found.linear, found.spread
+
+
+@inline
+def stats_of(x, table, r):
+    """The ``Stats`` in lane ``r``."""
+    width = lanes(x)
+    return Stats(
+        np.float64(table[TOP * width + r]),
+        np.float64(table[POWER * width + r]),
+        np.float64(table[BASE * width + r]),
+        np.float64(table[TIES * width + r]),
+        np.float64(table[REST * width + r]) + np.float64(table[REST_LEFT * width + r]),
+        np.float64(table[LINEAR * width + r]),
+        np.float64(table[SPREAD * width + r]),
+    )
+
+
+@inline
+def put_plan(x, table, r, plan):
+    """A ``Plan`` into lane ``r``."""
+    width = lanes(x)
+    table[TOP * width + r], table[POWER * width + r], table[BASE * width + r] = plan.top, plan.power, plan.base
+    table[FACTOR * width + r], table[LEFT * width + r] = plan.factor, plan.left
+    table[SCALE * width + r], table[AT_TARGET * width + r] = plan.scale, plan.target
+
+
+@inline
+def plan_of(x, table, r):
+    """The ``Plan`` in lane ``r``."""
+    width = lanes(x)
+    return Plan(
+        np.float64(table[TOP * width + r]),
+        np.float64(table[POWER * width + r]),
+        np.float64(table[BASE * width + r]),
+        np.float64(table[FACTOR * width + r]),
+        np.float64(table[LEFT * width + r]),
+        np.float64(table[SCALE * width + r]),
+        np.float64(table[AT_TARGET * width + r]),
+    )
