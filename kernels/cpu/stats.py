@@ -95,12 +95,15 @@ def keep_power(x, kept, j, scale, r):
     store(kept, KEPT * lanes(x) + j, r)
 
 
-@inline
-def _even(x, n, o, magic, least, mark, middle, fetch, kept, keep):
+@device
+def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep):
     """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
 
-    Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody.
+    Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody. (A
+    function of its own, so that all constants of the loop stay in registers.)
     """
+    apart()
+    o, fetch = options_of(call, numbers), call[FETCH]
     width = lanes(x)
     whole = n // width * width
     s, linear, others = zeros64(x), zeros64(x), zeros(x)
@@ -156,7 +159,7 @@ def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, w
 
 @inline
 def _general(x, n, o, magic, least, base, mark, middle, weight, q, kept, keep):
-    """As ``_even`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
+    """As ``even_sums`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole = n // lanes(x) * lanes(x)
     for first in range(0, whole, BLOCK):
@@ -223,7 +226,7 @@ def look(call, numbers, x0, q0, weight, n, first, start, stop, table, kept, step
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
         kept_r = advance(kept, r * step * item_bytes(kept))
         if o.even and shift == 0.0:
-            rest, ties, linear = _even(x, n, o, magic, least, mark, middle, call[FETCH], kept_r, step > 0)
+            rest, ties, linear = even_sums(call, numbers, x, n, magic, least, mark, middle, kept_r, step > 0)
             linear, spread = _times(o.share, linear), o.share * n
         else:
             rest, ties, linear, spread = _general(
