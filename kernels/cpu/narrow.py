@@ -221,9 +221,11 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
         write_about_classes(call, first + r, np.int64(extract(winner, r)), np.int64(extract(above, r)))
 
 
-@inline
-def _even_sums(x, n_classes, logits, scales, parts, o, magic, least, mark):
+@device
+def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least, mark):
     """What ``_sums`` gives, for rows that need no more than that."""
+    apart()
+    o = options_of(call, numbers)
     width, zero = lanes(x), zeros(x)
     others, linear, rest, left, sums = zero, zero, zero, zero, zeros64(x)
     everywhere = zero == zero
@@ -286,7 +288,7 @@ def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column,
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
 
     if o.even and not shifted and call[ENTROPY] == 0:
-        found = _even_sums(x, n_classes, logits, scales, parts, o, magic, least, mark)
+        found = _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least, mark)
     else:
         found = _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
     ties, rest, left, sums, linear, spread, distance = found
