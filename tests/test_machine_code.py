@@ -156,7 +156,8 @@ def syntax_here():
 # as whoever has no masks branches more.
 HOT = [
     ("look", "largest", 2),
-    ("look", "fused", 5),
+    ("even_sums", "fused", 2),
+    ("general_sums", "fused", 2),
     ("write_rows", "fused", 7),
     ("run_groups", "fused", 5),
 ]

@@ -157,9 +157,11 @@ def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, w
     return widen(a) + widen(b), widen(linear), widen(spread), others
 
 
-@inline
-def _general(x, n, o, magic, least, base, mark, middle, weight, q, kept, keep):
+@device
+def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middle, kept, keep):
     """As ``even_sums`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
+    apart()
+    o = options_of(call, numbers)
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole = n // lanes(x) * lanes(x)
     for first in range(0, whole, BLOCK):
@@ -229,8 +231,8 @@ def look(call, numbers, x0, q0, weight, n, first, start, stop, table, kept, step
             rest, ties, linear = even_sums(call, numbers, x, n, magic, least, mark, middle, kept_r, step > 0)
             linear, spread = _times(o.share, linear), o.share * n
         else:
-            rest, ties, linear, spread = _general(
-                x, n, o, magic, least, shift, mark, middle, weight, q, kept_r, step > 0
+            rest, ties, linear, spread = general_sums(
+                call, numbers, x, q, weight, n, magic, least, shift, mark, middle, kept_r, step > 0
             )
         top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
         put_stats(x, table, r, Stats(top_r, power, shift, ties, rest, linear, spread))
