@@ -225,7 +225,7 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least, mark):
     """What ``_sums`` gives, for rows that need no more than that."""
     apart()
-    o = options_of(call, numbers)
+    o, keep = options_of(call, numbers), call[GRADIENT] != 0
     width, zero = lanes(x), zeros(x)
     others, linear, rest, left, sums = zero, zero, zero, zero, zeros64(x)
     everywhere = zero == zero
@@ -234,8 +234,9 @@ def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least,
         for j in range(start, min(n_classes, start + PARTIAL)):
             v = load(logits, j * width)
             a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
-            store(scales, j * width, scale)
-            store(parts, j * width, r)
+            if keep:
+                store(scales, j * width, scale)
+                store(parts, j * width, r)
             if o.spread != NONE:
                 below = below + (v - mark)
         rest, left, sums, linear = a, b, sums + (widen(a) + widen(b)), linear + below
@@ -352,6 +353,16 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, ta
 
 
 @inline
+def _place_targets(x, n_classes, gradients, column, at_target):
+    """The gradients of the targets to where they belong."""
+    if n_classes > 4:
+        place(gradients, column, column >= 0, at_target)
+    else:  # (a scattered write takes as long as that of 4 vectors)
+        for j in range(n_classes):
+            store(gradients, j * lanes(x), where(column == j, at_target, load(gradients, j * lanes(x))))
+
+
+@inline
 def _write_odd_rows(call, x, g, offsets, first, n, n_classes, table, width):
     """Rows that are ignored, or NaN."""
     for r in range(n):
@@ -402,7 +413,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 prefetch_write(advance(g, offsets[0]), j * width)
             _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table)
             if call[KIND] != LOG_SOFTMAX:
-                place(logits, column, column >= 0, load(table, AT_TARGET * width))
+                _place_targets(x, n_classes, logits, column, load(table, AT_TARGET * width))
             _store_group(x, g, offsets, n, n_classes, logits)
             factor = load(table, FACTOR * width)
             if count_true(ignored | (factor != factor)) > 0:
