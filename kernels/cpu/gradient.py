@@ -1,7 +1,8 @@
-"""Second look at a row, still in the cache: every element of the gradient, computed again and rounded once.
+"""Second look at a row, still in the cache: every element of the gradient, rounded once.
 
-Powers are not kept from the first look: to compute them again costs less than to write them, read them and write them
-once more, and what is rounded twice is not exact.
+Of rows that are short enough, the first look kept the powers, in the two parts that a sum takes them in: what is
+rounded twice is not exact. Of longer ones they are computed again: to write both parts to the second-level cache and
+read them back costs as much.
 """
 
 from __future__ import annotations
