@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ma, ndarray  # (ma now, which NumPy imports late: a fork meanwhile would leave its lock locked)
 from numpy.typing import ArrayLike
 
-from . import dispatch
+from . import dispatch, memory
 from .dispatch import Backend
 from .kernels import reference
 from .kernels.task import Array, Task
@@ -392,7 +392,7 @@ def _empty_like(array: Array) -> Array:
     """Allocate an array with the axes in the same order in memory."""
     if not array.flags.forc and 0 in array.strides:  # a broadcast axis, which empty_like would take for the innermost
         return np.empty(array.shape, array.dtype)
-    return np.empty_like(array)
+    return memory.empty(array.shape, array.dtype) if array.flags.c_contiguous else np.empty_like(array)
 
 
 def _overlaps_itself(array: Array) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dispatch
+from . import dispatch, memory
 from .kernels.task import Array
 from .reduction import Scalar
 
@@ -34,7 +34,7 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
     grad = None
     if with_grad:
         if grad_out is None:
-            grad = np.empty_like(logits)
+            grad = np.empty_like(logits) if logits.nbytes < memory.LARGE else memory.empty(shape, dtype)
         elif grad_out is logits and not _overlaps(logits, targets):
             grad = logits
         elif _can_take(grad_out, logits, targets):
