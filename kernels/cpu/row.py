@@ -92,7 +92,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         for start in range(0, n, together):
             stop = min(start + together, n)
             if n_classes <= CHUNK:
-                look(call, numbers, x0, q0, weight, n_classes, first, start, stop, table, kept, step)
+                look(call, numbers, x0, g0, q0, weight, n_classes, first, start, stop, table, kept, step)
             else:
                 for r in range(start, stop):
                     if not target_of(call, first + r)[1]:
