@@ -12,7 +12,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from .call import FETCH, GRADIENT_STEP, N_CLASSES, NONE, Q_STEP, STREAM, X_STEP, options_of, row_start, target_of
+from .call import (
+    FETCH,
+    GRADIENT,
+    GRADIENT_STEP,
+    N_CLASSES,
+    NONE,
+    Q_STEP,
+    STREAM,
+    X_STEP,
+    options_of,
+    row_start,
+    target_of,
+)
 from .compile import device, inline
 from .element import spread_weights, times, value
 from .maths import LN2, constants, parts_above, power_parts
@@ -205,11 +217,11 @@ def look(call, numbers, x0, g0, q0, weight, n, first, start, stop, table, kept, 
     """Look at ``n`` classes of rows ``first + start`` to ``first + stop``, of which ``x0`` has the first one's first.
 
     What is found goes into lanes ``start`` to ``stop`` of the table; powers, ``step`` a row, into ``kept``, if that is
-    not 0; then the memory of the gradient, from ``g0`` on, is asked for.
+    not 0. The memory of gradients, which is ``g0``'s, is asked for where rows are short.
     """
     apart()
     o, c, width = options_of(call, numbers), constants(zeros(x0)), lanes(x0)
-    touch = step > 0 and call[STREAM] == 0
+    touch = call[GRADIENT] != 0 and call[STREAM] == 0 and n == call[N_CLASSES] and n <= KEPT * width
     # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
     for r in range(start, stop):
         if not target_of(call, first + r)[1]:
