@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
-from fastce.kernels.cpu.stats import CHUNK
+from fastce.kernels.cpu.stats import CHUNK, KEPT
 
 # Rows and classes: rows across the lanes; one row after the other, one chunk and several; chunks of few rows shared.
 REGIMES = {
@@ -14,6 +14,8 @@ REGIMES = {
     "widest narrow": (333, NARROW),
     "narrowest row": (200, NARROW + 1),
     "rows": (64, 1000),
+    "rows that fill what is kept": (33, 256),
+    "longest rows kept": (9, 16 * KEPT),
     "rows of some chunks": (9, 2 * CHUNK + 77),
     "wide": (2, 3 * CHUNK + 5),
     "one wide row": (1, 10 * CHUNK + 1),

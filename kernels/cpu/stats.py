@@ -149,7 +149,7 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
     v = load_part(x, whole, n - whole)
     inside = iota(v) < n - whole
     a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, zeros(x), zeros(x), others)
-    if keep:
+    if keep and whole < n:
         keep_power(x, kept, whole, scale, r)
     linear = linear + widen(where(inside, v - middle, 0.0))
     below = total(linear) if o.spread != NONE else 0.0
