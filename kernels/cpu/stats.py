@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..formats import LN2
 from .call import FETCH, N_CLASSES, NONE, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
-from .maths import LN2, constants, power_parts
+from .maths import constants, power_parts
 from .simd import (
     above_or_nan,
     absolute,
