@@ -52,7 +52,8 @@ class Call(NamedTuple):
     kind: int  # GRADIENTS, SOFTMAX or LOG_SOFTMAX
     lane_bits: int  # warp per row: 2**lane_bits lanes share a row
     tile: int  # chunks that the block's memory has room for, of each row
-    parts: int  # that a row is split into
+    parts: int  # that a row is split into, of this many chunks:
+    part: int
 
     hi: float  # log2(e) * unit in two parts, of one sign: the nearest numbers of the arithmetic type
     lo: float

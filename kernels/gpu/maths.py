@@ -24,6 +24,7 @@ class Maths(NamedTuple):
     """Functions and constants of one arithmetic type."""
 
     number: Any  # NumPy's type, for constants
+    whole: Any  # of integers as wide
     zero: float  # these two: see formats.Format
     one: float
     limit: float
@@ -89,4 +90,4 @@ def maths(double: bool) -> Maths:
 
     unit = number(c.unit)
     limit = number(LIMIT64 if double else LIMIT32)
-    return Maths(number, zero, one, limit, unit, power, log, log1p, tanh)
+    return Maths(number, whole, zero, one, limit, unit, power, log, log1p, tanh)

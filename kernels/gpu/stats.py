@@ -49,6 +49,7 @@ class Looks(NamedTuple):
     shift: Any  # (call, v) -> K and base of rows with that largest v
     look: Any  # (call, row, first, last, lane, width, cache, o_target) -> Stats of chunks first to last
     merged: Any  # (call, a, b) -> Stats of two parts together
+    nothing: Any  # () -> Stats of no class
 
 
 def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain: bool, block: bool) -> Looks:
@@ -95,6 +96,10 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
             return a.rest  # 0, or NaN
         at_top = power(a.top - a.base, call.hi, call.lo, one - a.power)
         return fma(a.ties, at_top, a.rest) * rescaled(call, a.power, a.base, k, base)
+
+    @inline
+    def nothing():
+        return Stats(-inf, -inf, zero, zero, zero, zero, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
 
     @inline
     def about(a: Stats, top):
@@ -219,4 +224,4 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
             o_top, top, k_of, base, all_ties, all_rest, all_linear, all_spread, all_distance, above, nan_at, top_at
         )  # fmt: skip
 
-    return Looks(value, shift, look_plain if plain else look_general, merged)
+    return Looks(value, shift, look_plain if plain else look_general, merged, nothing)
