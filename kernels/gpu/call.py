@@ -67,6 +67,7 @@ class Call(NamedTuple):
     ce_scale: float
     zl_scale: float
     zl_ratio: float
+    loss_scale: float
 
 
 N_INTEGERS = Call._fields.index("hi")

@@ -116,7 +116,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 loss = loss + fma(-s.linear, call.unit, s.spread * nll_top)
             if call.z_loss != zero:
                 loss = loss + lse * lse * (call.z_loss * zl_ratio)
-            outputs(call, row, t, s, nll_top, lse, total, p_y, loss * sample + bad, bad)
+            outputs(call, row, t, s, nll_top, lse, total, p_y, loss * sample * call.loss_scale + bad, bad)
 
         if call.kind == LOG_SOFTMAX:
             return Plan(s.power, s.base, s.top, nll_top + bad, zero, zero)

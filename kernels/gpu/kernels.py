@@ -47,17 +47,16 @@ class Kernel(NamedTuple):
     threads: int  # that its blocks have at most
 
 
-# General kernels need more registers than 1,024 threads can have.
-THREADS = {"warp": 128, "block": 1024, "online": 512, "part": 512, "finish": 512}
-GENERAL_THREADS = {**THREADS, "block": 512}
+def most_threads(name: str, plain: bool) -> int:
+    """A block's: 64 registers each are enough for plain kernels, the others need twice as many."""
+    return 128 if name == "warp" else 512 if plain else 256
 
 
 @cache
 def kernel(name: str, dtype: str, plain: bool, native_bfloat16: bool = True) -> Kernel:
     """Give a kernel for logits of a type; ``plain`` ones are faster, and do without what ``needs_general`` names."""
     parts = Parts(name, dtype, plain, native_bfloat16)
-    threads = (THREADS if plain else GENERAL_THREADS)[name]
-    return Kernel(_MAKE[name](parts), signature(parts.numbers.arithmetic), threads)
+    return Kernel(_MAKE[name](parts), signature(parts.numbers.arithmetic), most_threads(name, plain))
 
 
 class Parts:
