@@ -13,7 +13,8 @@ from .compile import inline
 from .maths import Maths
 from .memory import numbers_at
 from .rows import NO_TARGET, Row, Rows
-from .stats import NOWHERE, Looks, Stats
+from .stats import Looks, Stats
+from .together import NOWHERE
 from .vector import fma
 
 _, _store_long = numbers_at(types.int64)

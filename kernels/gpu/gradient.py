@@ -13,33 +13,25 @@ from .maths import Maths
 from .memory import CHUNK_BYTES, Numbers
 from .rows import NO_TARGET, Row, Rows
 from .stats import Looks
-from .vector import places, where
 
 
 def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: bool, kept: bool) -> Any:
-    """The function that writes chunks first to last of a row: (call, row, plan, first, last, lane, width, cache).
+    """The function that writes chunks first to last of a row: (call, row, plan, first, last, lane, width, slots).
 
     ``kept``: the row lies in the block's memory, with ``plain`` as powers; else it is read again.
     """
     number, power, one_bits = maths.number, maths.power, maths.one
     zero, one = number(0.0), number(1.0)
-    widen, zeros, kept_powers, kept_raw = numbers.widen, numbers.zeros, numbers.kept, numbers.kept_raw
-    chunk_at, inside_of, spread_of, put, value = rows.chunk, rows.inside, rows.spread, rows.put, looks.value
+    widen, zeros, store_one = numbers.widen, numbers.zeros, numbers.store_one
+    kept_powers, kept_raw = numbers.kept, numbers.kept_raw
+    chunk_at, edge_at, put_chunk, put_edge = rows.chunk, rows.edge, rows.put_chunk, rows.put_edge
+    inside_of, spread_of, value = rows.inside, rows.spread, looks.value
     lane_bits = numbers.lanes.bit_length() - 1
     SLOT = CHUNK_BYTES
 
     @inline
-    def fill(call: Call, row: Row, number_, first, last, lane, width):
-        k = first + lane
-        while k < last:
-            put(call, row, k, zeros() + number_)
-            k = k + width
-
-    @inline
-    def gradient(call: Call, row: Row, plan: Plan, k, slot, spreads):
-        if plain and kept:
-            return kept_powers(slot, SLOT * call.tile) * plan.factor
-        o = widen(kept_raw(slot) if kept else chunk_at(call, row, k, zero))
+    def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
+        """Of a chunk; ``o``: its logits, which kept plain rows do without."""
         if plain:
             return power(o - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
         v = value(call, o * call.order)
@@ -53,23 +45,46 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         return d
 
     @inline
-    def write(call: Call, row: Row, plan: Plan, first, last, lane, width, cache):
-        if row.ignored or plan.factor != plan.factor:
-            fill(call, row, zero if row.ignored else number(np.nan), first, last, lane, width)
-            return
+    def whole(call: Call, row: Row, plan: Plan, k, slot, spreads):
+        if plain and kept:
+            return kept_powers(slot, SLOT * call.tile) * plan.factor
+        return gradient(call, row, plan, k, widen(kept_raw(slot) if kept else chunk_at(row, k)), spreads)
+
+    @inline
+    def edge(call: Call, row: Row, plan: Plan, k, slot, spreads):
+        if plain and kept:
+            return kept_powers(slot, SLOT * call.tile) * plan.factor
+        return gradient(call, row, plan, k, widen(kept_raw(slot) if kept else edge_at(call, row, k, zero)), spreads)
+
+    @inline
+    def write(call: Call, row: Row, plan: Plan, first, last, lane, width, slots):
+        fills = row.ignored or plan.factor != plan.factor
+        filler = zeros() + (zero if row.ignored else number(np.nan))
         spreads = False
         if not plain:
             spreads = call.q != 0 or call.share != zero
-        k_target = np.int64(-1)
-        if row.y != NO_TARGET and call.kind == GRADIENTS:
-            k_target = (row.y + row.shift) >> lane_bits
-        k, slot = first + lane, cache + SLOT * lane
-        while k < last:
-            d = gradient(call, row, plan, k, slot, spreads)
-            if k == k_target:
-                place = places(d, (k << lane_bits) - row.shift)
-                d = where(place == row.y, plan.at_target, d)
-            put(call, row, k, d)
-            k, slot = k + width, slot + SLOT * width
+        k, slot, step = first + lane, slots, SLOT * width
+        before = k < row.first_whole
+        if before:
+            k, slot = k + width, slot + step
+        end = min(last, row.writable if kept else min(row.whole, row.writable))
+        if fills:
+            while k < end:
+                put_chunk(row, k, filler)
+                k, slot = k + width, slot + step
+        else:
+            while k < end:
+                put_chunk(row, k, whole(call, row, plan, k, slot, spreads))
+                k, slot = k + width, slot + step
+        while before or k < last:  # what is not whole: the first chunk and the last
+            at, from_ = (first + lane, slots) if before else (k, slot)
+            put_edge(call, row, at, filler if fills else edge(call, row, plan, at, from_, spreads))
+            if not before:
+                k, slot = k + width, slot + step
+            before = False
+        if row.y != NO_TARGET and call.kind == GRADIENTS and not fills:
+            at = ((row.y + row.shift) >> lane_bits) - first
+            if at >= 0 and at < last - first and at & (width - 1) == lane:  # the thread that wrote it with its chunk
+                store_one(row.g + row.y * call.g_stride, plan.at_target)
 
     return write

@@ -28,7 +28,7 @@ from .compile import inline
 from .finish import Plan, Target, finishing
 from .gradient import writing
 from .maths import maths as maths_of
-from .memory import CHUNK_BYTES, Numbers
+from .memory import CHUNK_BYTES, Numbers, place_in_block
 from .memory import numbers as numbers_of
 from .rows import NO_TARGET, Row
 from .rows import rows as rows_of
@@ -39,6 +39,8 @@ from .together import together as together_of
 from .vector import bits, from_bits
 
 NAMES = ("warp", "block", "online", "part", "finish")
+
+
 class Kernel(NamedTuple):
     """What a compiler needs."""
 
@@ -92,7 +94,7 @@ def chunk_in_block(numbers: Numbers, plain: bool) -> int:
 
 
 def _warp(parts: Parts) -> Callable[[Call], None]:
-    open_row, n_chunks, wait, slot = parts.rows.open, parts.rows.n_chunks, parts.together.wait, parts.slot
+    open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
     look, target_of, finish, write = parts.looks.look, parts.ends.target, parts.ends.finish, parts.write
     target_logit = parts.target_logit
 
@@ -102,13 +104,13 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
         number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + group
         there = number < call.n_rows
         row = open_row(call, number, there)
-        cache, last = SCRATCH_BYTES + group * slot * call.tile, n_chunks(row)
+        slots = place_in_block(SCRATCH_BYTES + group * slot * call.tile + CHUNK_BYTES * lane)
         target = target_of(call, row, target_logit(call, row))
-        stats = look(call, row, 0, last, lane, width, cache, target.o)
+        stats = look(call, row, 0, row.chunks, lane, width, slots, target.o)
         plan = finish(call, row, target, stats, there and lane == 0)
         wait()  # every lane has read the target's logit before anything is overwritten
         if call.g != 0:
-            write(call, row, plan, 0, last, lane, width, cache)
+            write(call, row, plan, 0, row.chunks, lane, width, slots)
 
     return warp
 
@@ -123,28 +125,29 @@ def _agreed(parts: Parts) -> Any:
         wait()  # the last reduction's results have been read
         if cuda.threadIdx.x == 0:
             plan = finish(call, row, target, stats, leader)
-            keep_one(0, plan.factor)
-            keep_one(8, plan.scale)
-            keep_one(16, plan.at_target)
+            keep_one(place_in_block(0), plan.factor)
+            keep_one(place_in_block(8), plan.scale)
+            keep_one(place_in_block(16), plan.at_target)
         wait()
-        return Plan(stats.power, stats.base, stats.top, kept_one(0), kept_one(8), kept_one(16))
+        at = place_in_block(0)
+        return Plan(stats.power, stats.base, stats.top, kept_one(at), kept_one(at + 8), kept_one(at + 16))
 
     return agreed
 
 
 def _block(parts: Parts) -> Callable[[Call], None]:
-    open_row, n_chunks, agreed = parts.rows.open, parts.rows.n_chunks, _agreed(parts)
+    open_row, agreed = parts.rows.open, _agreed(parts)
     look, write, target_of, target_logit = parts.looks.look, parts.write, parts.ends.target, parts.target_logit
 
     def block(call: Call) -> None:
         lane, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
         row = open_row(call, np.int64(cuda.blockIdx.x), True)
-        last = n_chunks(row)
+        slots = place_in_block(SCRATCH_BYTES + CHUNK_BYTES * lane)
         target = target_of(call, row, target_logit(call, row))
-        stats = look(call, row, 0, last, lane, width, SCRATCH_BYTES, target.o)
+        stats = look(call, row, 0, row.chunks, lane, width, slots, target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, 0, last, lane, width, SCRATCH_BYTES)
+            write(call, row, plan, 0, row.chunks, lane, width, slots)
 
     return block
 
@@ -155,10 +158,10 @@ def _pieces(parts: Parts) -> Any:
 
     @inline
     def pieces(call: Call, row: Row, first, last, lane, width, o_target):
-        stats = nothing()
+        stats, slots = nothing(), place_in_block(SCRATCH_BYTES + CHUNK_BYTES * lane)
         while first < last:
             end = min(first + call.tile, last)
-            found = look(call, row, first, end, lane, width, SCRATCH_BYTES, o_target)
+            found = look(call, row, first, end, lane, width, slots, o_target)
             stats = merged(call, stats, found)
             first = end
         return stats
@@ -167,18 +170,17 @@ def _pieces(parts: Parts) -> Any:
 
 
 def _online(parts: Parts) -> Callable[[Call], None]:
-    open_row, n_chunks, agreed, pieces = parts.rows.open, parts.rows.n_chunks, _agreed(parts), _pieces(parts)
+    open_row, agreed, pieces = parts.rows.open, _agreed(parts), _pieces(parts)
     write, target_of, target_logit = parts.write, parts.ends.target, parts.target_logit
 
     def online(call: Call) -> None:
         lane, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
         row = open_row(call, np.int64(cuda.blockIdx.x), True)
-        last = n_chunks(row)
         target = target_of(call, row, target_logit(call, row))
-        stats = pieces(call, row, np.int64(0), last, lane, width, target.o)
+        stats = pieces(call, row, np.int64(0), row.chunks, lane, width, target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, 0, last, lane, width, 0)
+            write(call, row, plan, 0, row.chunks, lane, width, 0)
 
     return online
 
@@ -188,7 +190,7 @@ FIRST, TIES, REST, LINEAR, SPREAD, DISTANCE, ABOVE, NAN_AT, TOP_AT, TARGET, STAT
 
 
 def _part(parts: Parts) -> Callable[[Call], None]:
-    open_row, n_chunks, pieces, target_logit = parts.rows.open, parts.rows.n_chunks, _pieces(parts), parts.target_logit
+    open_row, pieces, target_logit = parts.rows.open, _pieces(parts), parts.target_logit
     put, whole, number_bytes = parts.rows.put_number, parts.maths.whole, parts.numbers.arithmetic.bitwidth // 8
 
     def part(call: Call) -> None:
@@ -196,7 +198,7 @@ def _part(parts: Parts) -> Callable[[Call], None]:
         row = open_row(call, np.int64(cuda.blockIdx.x), True)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
-        last = min(first + call.part, n_chunks(row))
+        last = min(first + call.part, row.chunks)
         o = target_logit(call, row)
         stats = pieces(call, row, first, last, lane, width, o)
         if lane == 0:
@@ -216,14 +218,14 @@ def _part(parts: Parts) -> Callable[[Call], None]:
 
 
 def _finish(parts: Parts) -> Callable[[Call], None]:
-    open_row, n_chunks, agreed, write = parts.rows.open, parts.rows.n_chunks, _agreed(parts), parts.write
+    open_row, agreed, write = parts.rows.open, _agreed(parts), parts.write
     value, shift, merged, target_of = parts.looks.value, parts.looks.shift, parts.looks.merged, parts.ends.target
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
     number_bytes, zero = parts.numbers.arithmetic.bitwidth // 8, parts.maths.number(0.0)
 
     @inline
     def kept_stats(call: Call, i):
-        at = SCRATCH_BYTES + i * (8 * STATS_FIELDS)
+        at = place_in_block(SCRATCH_BYTES + i * (8 * STATS_FIELDS))
         first = kept(at + 8 * FIRST)
         top = value(call, first)
         power, base = shift(call, top)
@@ -235,7 +237,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
 
     @inline
     def keep_stats(i, stats: Stats):
-        at = SCRATCH_BYTES + i * (8 * STATS_FIELDS)
+        at = place_in_block(SCRATCH_BYTES + i * (8 * STATS_FIELDS))
         keep(at + 8 * FIRST, stats.first)
         keep(at + 8 * TIES, stats.ties)
         keep(at + 8 * REST, stats.rest)
@@ -255,7 +257,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         if lane < n:
             at = call.stats + (row.number * n + lane) * (STATS_FIELDS * number_bytes)
             for field in range(TARGET):
-                keep(SCRATCH_BYTES + (lane * STATS_FIELDS + field) * 8, load(at, field, zero))
+                keep(place_in_block(SCRATCH_BYTES + (lane * STATS_FIELDS + field) * 8), load(at, field, zero))
         wait()
         while n > 1:
             half = (n + 1) >> 1
@@ -270,7 +272,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         row = open_row(call, np.int64(cuda.blockIdx.x), True)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
-        last = min(first + call.part, n_chunks(row))
+        last = min(first + call.part, row.chunks)
         stats = all_parts(call, row, lane)
         o = load(call.stats + row.number * call.parts * (STATS_FIELDS * number_bytes), TARGET, zero)
         plan = agreed(call, row, target_of(call, row, o), stats, mine == 0)

@@ -45,7 +45,7 @@ WARP_BYTES, WARP_BYTES_OF_FEW = 4 * KIB, 512
 FEW_ROWS = 8  # for each multiprocessor
 SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
-CHUNKS_A_THREAD = 4  # that a block's threads have at least
+CHUNKS_A_THREAD = 8  # that a block's threads have at least
 
 
 class Device(NamedTuple):
@@ -114,7 +114,7 @@ def _split(device: Device, plain: bool, n_rows: int, chunks: int, slot: int, wit
     """Two blocks for each multiprocessor."""
     threads = most_threads("part", plain)
     wanted = min(MOST_PARTS, -(-2 * device.multiprocessors // n_rows))
-    part = max(-(-chunks // wanted), threads * CHUNKS_A_THREAD // 2)
+    part = max(-(-chunks // wanted), threads * CHUNKS_A_THREAD // 4)
     parts = -(-chunks // part)
     tile = min(part, _tile(device, plain, slot))
     look = Launch("part", (n_rows, parts), threads, SCRATCH_BYTES + tile * slot)
@@ -134,5 +134,3 @@ def _tile(device: Device, plain: bool, slot: int) -> int:
     threads = most_threads("online", plain)
     room = shared_kib(device.capability)[0] * KIB // 2 - KIB - SCRATCH_BYTES
     return room // (slot * threads) * threads
-
-

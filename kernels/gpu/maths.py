@@ -13,7 +13,17 @@ import numpy as np
 
 from ..formats import FLOAT32, FLOAT64, LN2, LOG2E
 from .compile import inline
-from .vector import bits, exp2_approximate, fma, from_bits, larger, polynomial, shifted_left, where
+from .vector import (
+    bits,
+    exp2_approximate,
+    fma,
+    from_bits,
+    larger,
+    mantissa_to_exponent,
+    polynomial,
+    shifted_left,
+    where,
+)
 
 # |K| up to which a logit needs no shift before its power is taken: twice that, and a whole number next to it is not a
 # number of the format next to 1.5 * 2**mantissa.
@@ -59,7 +69,7 @@ def maths(double: bool) -> Maths:
         # (a power too small to be represented: both of its factors become 0; NaN stays in f)
         t = larger(fma(v, hi, magic), zero)
         f = fma(v, lo, fma(v, hi, magic - t))
-        return exp2_approximate(f) * from_bits(shifted_left(bits(t), mantissa))
+        return exp2_approximate(f) * mantissa_to_exponent(t)
 
     power = power_by_polynomial if double else power_by_lookup
 

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
 
-from .vector import I1, I16, I32, I64, Vec, as_type, ir_of
+from .vector import I16, I32, I64, Vec, ir_of
 
 CHUNK_BYTES = 16
 
@@ -49,14 +49,14 @@ class Numbers(NamedTuple):
     store_edge: Any  # (address of the row, stride, first class, number of classes, vector)
     store_one: Any  # (address, number)
     load_numbers: Any  # as load_edge for numbers of the arithmetic type, filler 0, as a vector
-    keep_raw: Any  # (offset, chunk as loaded): in shared memory
-    kept_raw: Any  # (offset) -> chunk as loaded
-    keep: Any  # (offset, distance of the second half, vector)
-    kept: Any  # (offset, distance of the second half) -> vector
-    keep_one: Any  # (offset, number)
-    kept_one: Any  # (offset) -> number
-    keep_place: Any  # (offset, 32-bit whole number)
-    kept_place: Any  # (offset) -> 32-bit whole number
+    keep_raw: Any  # (address, chunk as loaded): in the block's memory, see place_in_block
+    kept_raw: Any  # (address) -> chunk as loaded
+    keep: Any  # (address, distance of the second half, vector)
+    kept: Any  # (address, distance of the second half) -> vector
+    keep_one: Any  # (address, number)
+    kept_one: Any  # (address) -> number
+    keep_place: Any  # (address, 32-bit whole number)
+    kept_place: Any  # (address) -> 32-bit whole number
 
 
 @cache
@@ -117,7 +117,7 @@ def _widen_float16(builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
 
 
 def _widen_bfloat16(builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
-    """A bfloat16 is the upper half of a float32."""
+    """A bfloat16 is the upper half of a float32. (In assembly, this would keep LLVM from unrolling loops.)"""
     halves = []
     for word in _lanes(builder, chunk):
         halves += [builder.shl(word, I32(16)), builder.and_(word, I32(0xFFFF0000))]
@@ -204,9 +204,7 @@ def _in_global(
             inside.append(builder.icmp_unsigned("<", place, n))
             place = builder.select(builder.icmp_signed("<", place, I64(0)), I64(0), place)
             place = builder.select(builder.icmp_signed("<", place, last), place, last)
-            values.append(
-                builder.load(_at(builder, builder.add(row, builder.mul(place, stride)), ty), align=bytes_)
-            )
+            values.append(builder.load(_at(builder, builder.add(row, builder.mul(place, stride)), ty), align=bytes_))
         return values, inside
 
     long = types.int64
@@ -309,16 +307,29 @@ def numbers_at(ty: types.Type) -> tuple[Any, Any]:
 # --- shared memory ---------------------------------------------------------------------------------------------------
 
 
-def _kept_at(builder: ir.IRBuilder, offset: ir.Value, ty: ir.Type) -> ir.Value:
-    """Pointer into the memory that the launch gives each block."""
+def _shared_memory(builder: ir.IRBuilder) -> ir.Value:
+    """The memory that the launch gives each block."""
     name = "shared_memory"
     memory = builder.module.globals.get(name)
     if memory is None:
         memory = cgutils.add_global_variable(builder.module, ir.ArrayType(ir.IntType(8), 0), name, _SHARED)
         memory.align = CHUNK_BYTES
         memory.linkage = "external"
-    place = builder.gep(memory, [I32(0), builder.trunc(offset, I32)], inbounds=True)
-    return builder.bitcast(place, ir.PointerType(ty, _SHARED))
+    return memory
+
+
+@intrinsic
+def place_in_block(typingctx: Any, offset: types.Integer) -> Any:
+    """Address of a byte of the block's memory, to be used with the functions of ``Numbers`` that keep something."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.add(builder.ptrtoint(_shared_memory(builder), I64), args[0])
+
+    return types.int64(types.int64), codegen
+
+
+def _kept_at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
+    return builder.inttoptr(address, ir.PointerType(ty, _SHARED))
 
 
 def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
@@ -327,7 +338,7 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
     bytes_ = arithmetic.bitwidth // 8
 
     @intrinsic
-    def keep_raw(typingctx: Any, offset: types.Integer, chunk: Vec) -> Any:
+    def keep_raw(typingctx: Any, address: types.Integer, chunk: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             builder.store(args[1], _kept_at(builder, args[0], raw.ir), align=CHUNK_BYTES)
             return context.get_dummy_value()
@@ -335,31 +346,31 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
         return types.void(types.int64, raw), codegen
 
     @intrinsic
-    def kept_raw(typingctx: Any, offset: types.Integer) -> Any:
+    def kept_raw(typingctx: Any, address: types.Integer) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             return builder.load(_kept_at(builder, args[0], raw.ir), align=CHUNK_BYTES)
 
         return raw(types.int64), codegen
 
     @intrinsic
-    def keep(typingctx: Any, offset: types.Integer, distance: types.Integer, value: Vec) -> Any:
+    def keep(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            lanes, offset = _lanes(builder, args[2]), args[0]
+            lanes, place = _lanes(builder, args[2]), args[0]
             for i in range(n_halves):
                 part = _gather(builder, lanes[i * half.count : (i + 1) * half.count])
-                builder.store(part, _kept_at(builder, offset, half), align=CHUNK_BYTES)
-                offset = builder.add(offset, args[1])
+                builder.store(part, _kept_at(builder, place, half), align=CHUNK_BYTES)
+                place = builder.add(place, args[1])
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, vector), codegen
 
     @intrinsic
-    def kept(typingctx: Any, offset: types.Integer, distance: types.Integer) -> Any:
+    def kept(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            lanes, offset = [], args[0]
+            lanes, place = [], args[0]
             for _ in range(n_halves):
-                lanes += _lanes(builder, builder.load(_kept_at(builder, offset, half), align=CHUNK_BYTES))
-                offset = builder.add(offset, args[1])
+                lanes += _lanes(builder, builder.load(_kept_at(builder, place, half), align=CHUNK_BYTES))
+                place = builder.add(place, args[1])
             return _gather(builder, lanes)
 
         return vector(types.int64, types.int64), codegen
@@ -369,7 +380,7 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
 
 def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:
     @intrinsic
-    def keep_one(typingctx: Any, offset: types.Integer, value: types.Type) -> Any:
+    def keep_one(typingctx: Any, address: types.Integer, value: types.Type) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             builder.store(args[1], _kept_at(builder, args[0], ir_of(ty)), align=ty.bitwidth // 8)
             return context.get_dummy_value()
@@ -377,7 +388,7 @@ def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:
         return types.void(types.int64, ty), codegen
 
     @intrinsic
-    def kept_one(typingctx: Any, offset: types.Integer) -> Any:
+    def kept_one(typingctx: Any, address: types.Integer) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             return builder.load(_kept_at(builder, args[0], ir_of(ty)), align=ty.bitwidth // 8)
 

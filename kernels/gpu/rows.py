@@ -19,6 +19,7 @@ _load_int16, _ = numbers_at(types.int16)
 _load_int32, _ = numbers_at(types.int32)
 
 NO_TARGET = -1
+CHUNK_BITS = 4
 
 
 class Row(NamedTuple):
@@ -27,10 +28,11 @@ class Row(NamedTuple):
     n: int  # classes; 0 where there is no such row
     x: int  # address of its first logit
     shift: int  # how many elements that lies behind a multiple of 16 bytes
-    whole: int  # chunks from ``first_whole`` up to this one can be read at once
-    first_whole: int
+    chunks: int
+    first_whole: int  # chunks from this one
+    whole: int  # up to this one can be read at once
+    writable: int  # likewise, for the gradient
     g: int  # address of the gradient's first element
-    writable: int  # as ``whole``, for the gradient
     q: int
     y: int  # the target, or NO_TARGET
     ignored: bool
@@ -42,11 +44,12 @@ class Rows(NamedTuple):
     """The functions below, for logits of one type."""
 
     open: Any  # (call, number, there) -> Row
-    n_chunks: Any  # (row)
-    chunk: Any  # (call, row, k, filler) -> chunk k, as loaded
+    chunk: Any  # (row, k) -> chunk k, as loaded, where it can be read at once
+    edge: Any  # (call, row, k, filler) -> chunk k, as loaded, wherever it lies
+    put_chunk: Any  # (row, k, vector): into the gradient, where it can be written at once
+    put_edge: Any  # (call, row, k, vector): likewise, wherever it lies
     inside: Any  # (row, k) -> which of its lanes belong to the row
     spread: Any  # (call, row, k, inside) -> the spread weights of its classes
-    put: Any  # (call, row, k, vector): into the gradient
     number_at: Any  # (address, index, otherwise) -> the number there, or ``otherwise`` where the address is 0
     put_number: Any  # (address, index, value): where the address is not 0
 
@@ -108,18 +111,25 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
             bad = not ignored and (y < 0 or y >= n)
             if ignored or bad:
                 y = np.int64(NO_TARGET)
-        return Row(n, x, shift, whole, 1 if shift > 0 else 0, g, writable, q, y, ignored, bad, number)
+        first_whole = np.int64(1) if shift > 0 else np.int64(0)
+        chunks = (n + shift + (lanes - 1)) >> lane_bits
+        return Row(n, x, shift, chunks, first_whole, whole, writable, g, q, y, ignored, bad, number)
 
     @inline
-    def n_chunks(row: Row):
-        return (row.n + row.shift + (lanes - 1)) >> lane_bits
+    def chunk(row: Row, k):
+        return load(row.x - (row.shift << item_bits) + (k << CHUNK_BITS))
 
     @inline
-    def chunk(call: Call, row: Row, k, filler):
-        j = (k << lane_bits) - row.shift
-        if row.first_whole <= k and k < row.whole:
-            return load(row.x + (j << item_bits))
-        return load_edge(row.x, call.x_stride, j, row.n, filler)
+    def edge(call: Call, row: Row, k, filler):
+        return load_edge(row.x, call.x_stride, (k << lane_bits) - row.shift, row.n, filler)
+
+    @inline
+    def put_chunk(row: Row, k, vector):
+        store(row.g - (row.shift << item_bits) + (k << CHUNK_BITS), vector)
+
+    @inline
+    def put_edge(call: Call, row: Row, k, vector):
+        store_edge(row.g, call.g_stride, (k << lane_bits) - row.shift, row.n, vector)
 
     @inline
     def inside(row: Row, k):
@@ -140,14 +150,6 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         return where(belongs, c, 0.0)
 
     @inline
-    def put(call: Call, row: Row, k, vector):
-        j = (k << lane_bits) - row.shift
-        if row.first_whole <= k and k < row.writable:
-            store(row.g + (j << item_bits), vector)
-        else:
-            store_edge(row.g, call.g_stride, j, row.n, vector)
-
-    @inline
     def number_at(address, index, otherwise):
         if address != 0:
             return load_number(address + number_bytes * index)
@@ -158,4 +160,4 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, n_chunks, chunk, inside, spread, put, number_at, put_number)
+    return Rows(open_row, chunk, edge, put_chunk, put_edge, inside, spread, number_at, put_number)

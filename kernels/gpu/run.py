@@ -17,7 +17,7 @@ import numpy as np
 from ..formats import LOG2E, LOG2E_REST
 from ..task import Task
 from . import compile as _compile
-from . import kernels, layout, sums
+from . import kernels, layout
 from .call import GRADIENTS, SOFTMAX, Call
 from .compile import entry_of
 from .kernels import Kernel

@@ -18,10 +18,8 @@ from .compile import inline
 from .maths import Maths
 from .memory import CHUNK_BYTES, Numbers
 from .rows import Row, Rows
-from .together import Together
+from .together import NOWHERE, Together
 from .vector import fma, larger, largest, places, smallest_place, total, where
-
-NOWHERE = np.int32(2**31 - 1)
 
 
 class Stats(NamedTuple):
@@ -47,7 +45,8 @@ class Looks(NamedTuple):
 
     value: Any  # (call, o) -> v
     shift: Any  # (call, v) -> K and base of rows with that largest v
-    look: Any  # (call, row, first, last, lane, width, cache, o_target) -> Stats of chunks first to last
+    look: Any  # (call, row, first, last, lane, width, slots, o_target) -> Stats of chunks first to last; ``slots``:
+    # where the thread keeps the first of its own
     merged: Any  # (call, a, b) -> Stats of two parts together
     nothing: Any  # () -> Stats of no class
 
@@ -60,7 +59,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     widen, none, zeros, keep_raw, kept_raw, keep, kept = (
         numbers.widen, numbers.none, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept,
     )  # fmt: skip
-    chunk_at, inside_of, spread_of = rows.chunk, rows.inside, rows.spread
+    chunk_at, edge_at, inside_of, spread_of = rows.chunk, rows.edge, rows.inside, rows.spread
     all_sums, all_places = together.sums, together.sum_places
     all_largest, smallest_of_all = together.largest, together.smallest_place
     lane_bits = numbers.lanes.bit_length() - 1
@@ -110,8 +109,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
 
     @inline
     def merged(call: Call, a: Stats, b: Stats):
-        swap = b.first > a.first
-        if swap:
+        if b.first > a.first or b.top > a.top:  # (the latter: of no class, and of classes at -inf with a softcap)
             a, b = b, a
         ties, others = a.ties, total_of(call, b, a.power, a.base)
         if a.top == b.top:
@@ -130,55 +128,67 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         )  # fmt: skip
 
     @inline
-    def find_largest(call: Call, row: Row, first, last, lane, width, cache, plane):
-        """Keep the chunks, and give the thread's own largest ``o``."""
+    def take(call: Call, row: Row, k, raw, slot, plane, highest):
+        """Keep a chunk; ``highest``: the largest ``o`` so far, of each lane."""
+        if plain:
+            keep(slot, plane, widen(raw))
+            return larger(highest, widen(raw))
+        keep_raw(slot, raw)
+        return larger(highest, where(inside_of(row, k), widen(raw) * call.order, -inf))
+
+    @inline
+    def find_largest(call: Call, row: Row, first, last, lane, width, slots, plane):
+        """Keep the thread's chunks, and give the largest ``o`` among them."""
         highest = none()
-        k, slot = first + lane, cache + SLOT * lane
-        while k < last:
-            raw = chunk_at(call, row, k, filler)
-            if plain:
-                keep(slot, plane, widen(raw))
-                highest = larger(highest, widen(raw))
-            else:
-                keep_raw(slot, raw)
-                highest = larger(highest, where(inside_of(row, k), widen(raw) * call.order, -inf))
-            k, slot = k + width, slot + SLOT * width
+        k, slot, step = first + lane, slots, SLOT * width
+        before = k < row.first_whole
+        if before:
+            k, slot = k + width, slot + step
+        end = min(last, row.whole)
+        while k < end:
+            highest = take(call, row, k, chunk_at(row, k), slot, plane, highest)
+            k, slot = k + width, slot + step
+        while before or k < last:  # what is not whole: the first chunk and the last
+            at, to = (first + lane, slots) if before else (k, slot)
+            highest = take(call, row, at, edge_at(call, row, at, filler), to, plane, highest)
+            if not before:
+                k, slot = k + width, slot + step
+            before = False
         return largest(highest)
 
     @inline
-    def look_plain(call: Call, row: Row, first, last, lane, width, cache, o_target):
-        plane = SLOT * call.tile
-        own = find_largest(call, row, first, last, lane, width, cache, plane)
+    def look_plain(call: Call, row: Row, first, last, lane, width, slots, o_target):
+        plane, step, end = SLOT * call.tile, SLOT * width, slots + SLOT * (last - first - lane)
+        own = find_largest(call, row, first, last, lane, width, slots, plane)
         top = all_largest(own, call.lane_bits)
         k_of, base = shift(call, top)
-        n, step, start = last - first - lane, SLOT * width, cache + SLOT * lane
         if base != zero:
-            i, slot = n, start
-            while i > 0:
+            slot = slots
+            while slot < end:
                 keep(slot, plane, kept(slot, plane) - base)
-                i, slot = i - width, slot + step
+                slot += step
         magic, mark = one - k_of, top - base
         rest, ties = zeros(), zeros()
-        i, slot = n, start
+        slot = slots
         if block and own < top:  # all threads of a block but a few
-            while i > 0:
+            while slot < end:
                 e = power(kept(slot, plane), call.hi, call.lo, magic)
                 keep(slot, plane, e)
                 rest = rest + e
-                i, slot = i - width, slot + step
+                slot += step
         else:
-            while i > 0:
+            while slot < end:
                 v = kept(slot, plane)
                 e = power(v, call.hi, call.lo, magic)
                 keep(slot, plane, e)
                 rest, ties = rest + where(v == mark, zero, e), ties + where(v == mark, unity, zero)
-                i, slot = i - width, slot + step
+                slot += step
         all_rest, all_ties = all_sums(total(rest), total(ties), call.lane_bits)
         return Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
 
     @inline
-    def look_general(call: Call, row: Row, first, last, lane, width, cache, o_target):
-        o_own = find_largest(call, row, first, last, lane, width, cache, 0)
+    def look_general(call: Call, row: Row, first, last, lane, width, slots, o_target):
+        o_own = find_largest(call, row, first, last, lane, width, slots, 0)
         o_top = all_largest(o_own, call.lane_bits)
         top = value(call, o_top)
         k_of, base = shift(call, top)
@@ -188,7 +198,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         above, nan_at, top_at = np.int32(0), NOWHERE, NOWHERE
         spreads = call.q != 0 or call.share != zero
         wants_classes = call.argmax != 0 or call.correct != 0
-        k, slot = first + lane, cache + SLOT * lane
+        k, slot = first + lane, slots
         while k < last:
             o = widen(kept_raw(slot)) * call.order
             belongs = inside_of(row, k)

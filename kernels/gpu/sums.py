@@ -17,7 +17,7 @@ from numba.cuda import types
 from .compile import inline
 from .kernels import Kernel
 from .memory import numbers as numbers_of
-from .memory import numbers_at
+from .memory import numbers_at, place_in_block
 from .rows import start_of, target_at
 from .together import EVERY_LANE, FIELD_BYTES, WARP, WARP_BITS
 from .vector import bits, from_bits
@@ -82,23 +82,24 @@ def kernel(name: str, dtype: str) -> Kernel:
 @inline
 def _in_block(a, b, first):
     """Sums of two numbers over the block, and the smallest of a whole one; for thread 0."""
-    distance = WARP >> 1
-    while distance > 0:
+    for step in range(WARP_BITS):
+        distance = WARP >> (step + 1)
         a += cuda.shfl_xor_sync(EVERY_LANE, a, distance)
         b += cuda.shfl_xor_sync(EVERY_LANE, b, distance)
         first = min(first, cuda.shfl_xor_sync(EVERY_LANE, first, distance))
-        distance >>= 1
     thread = cuda.threadIdx.x
     if thread & (WARP - 1) == 0:
-        _keep(8 * (thread >> WARP_BITS), a)
-        _keep(FIELD_BYTES + 8 * (thread >> WARP_BITS), b)
-        _keep(2 * FIELD_BYTES + 8 * (thread >> WARP_BITS), from_bits(first))
+        at = place_in_block(8 * (thread >> WARP_BITS))
+        _keep(at, a)
+        _keep(at + FIELD_BYTES, b)
+        _keep(at + 2 * FIELD_BYTES, from_bits(first))
     cuda.syncthreads()
     if thread == 0:
         for warp in range(1, THREADS >> WARP_BITS):
-            a += _kept(8 * warp)
-            b += _kept(FIELD_BYTES + 8 * warp)
-            first = min(first, bits(_kept(2 * FIELD_BYTES + 8 * warp)))
+            at = place_in_block(8 * warp)
+            a += _kept(at)
+            b += _kept(at + FIELD_BYTES)
+            first = min(first, bits(_kept(at + 2 * FIELD_BYTES)))
     return a, b, first
 
 
@@ -274,7 +275,7 @@ def _nll(dtype: str) -> Callable[[Sums], None]:
             return
         y, loss = target_at(call.targets, call.target_bytes, call.ignore_index, i), 0.0
         if y != call.ignore_index:
-            if 0 <= y and y < call.n_classes:
+            if y >= 0 and y < call.n_classes:
                 at = start_of(call.log_probs, call.step, call.offsets, i) + y * call.stride
                 w, p = number_at(call.weight, y, 1.0), np.float64(load_one(at))
                 if not (w == 0.0 and abs(p) == np.inf):

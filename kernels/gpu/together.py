@@ -6,19 +6,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
+from numba.cuda import types
 
 from .compile import inline
-from .memory import Numbers
+from .memory import Numbers, place_in_block
 from .vector import larger
 
 WARP, WARP_BITS = 32, 5
 EVERY_LANE = 0xFFFFFFFF
-FIELD_BYTES = 8 * WARP  # a number of 8 bytes at most for each of the 32 warps that a block may have
+MOST_WARPS, MOST_WARP_BITS = 16, 4  # of a block
+FIELD_BYTES = 8 * MOST_WARPS  # a number of 8 bytes at most for each
 SCRATCH_BYTES = 2 * FIELD_BYTES  # at the start of a block's memory
 
 
+NOWHERE = np.int32(2**31 - 1)  # beyond every place
+
+
 class Together(NamedTuple):
-    """Reductions over the threads of a row. The last argument: ``2**bits`` lanes of a warp share it (not for blocks)."""
+    """Reductions over the threads of a row: ``2**bits`` lanes of a warp (the last argument), or the block."""
 
     sums: Any  # (a, b, bits) -> the sums of two numbers
     largest: Any  # (a, bits)
@@ -59,9 +64,8 @@ def together(numbers: Numbers, block: bool) -> Together:
 
         return reduced
 
-    lanes_sum, lanes_largest, lanes_smallest = among_lanes(_plus), among_lanes(larger), among_lanes(_smaller_place)
-    lanes_sum_places = among_lanes(_plus_places)
     if not block:
+        lanes_sum = among_lanes(_plus)
 
         @inline
         def sums(a, b, bits):
@@ -71,49 +75,59 @@ def together(numbers: Numbers, block: bool) -> Together:
         def wait():
             cuda.syncwarp()
 
-        return Together(sums, lanes_largest, lanes_smallest, lanes_sum_places, wait)
+        return Together(sums, among_lanes(larger), among_lanes(_smaller_place), among_lanes(_plus_places), wait)
 
-    @inline
-    def of_warps(thread):
-        """Which warp's number a lane reads: there are a power of two of them, and lanes beyond read them again."""
-        return 8 * (thread & ((cuda.blockDim.x >> WARP_BITS) - 1))
+    def of_block(combine: Any, neutral: Any, keep: Any, kept: Any) -> tuple[Any, Any]:
+        """Within a warp, what its first lane leaves; and all warps' of that."""
+
+        @inline
+        def leave(value, field):
+            for step in range(WARP_BITS):
+                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, WARP >> (step + 1)))
+            thread = cuda.threadIdx.x
+            if thread & (WARP - 1) == 0:
+                keep(place_in_block(field + 8 * (thread >> WARP_BITS)), value)
+
+        @inline
+        def collect(field):
+            lane = cuda.threadIdx.x & (MOST_WARPS - 1)  # the upper half of a warp does the same as the lower
+            value = neutral
+            if lane < cuda.blockDim.x >> WARP_BITS:
+                value = kept(place_in_block(field + 8 * lane))
+            for step in range(MOST_WARP_BITS):
+                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, MOST_WARPS >> (step + 1)))
+            return value
+
+        return leave, collect
+
+    number = np.float64 if numbers.arithmetic == types.float64 else np.float32
+    leave_sum, collect_sum = of_block(_plus, number(0.0), keep_one, kept_one)
+    leave_largest, collect_largest = of_block(larger, number(-np.inf), keep_one, kept_one)
 
     @inline
     def block_sums(a, b, bits):
-        a, b = lanes_sum(a, WARP_BITS), lanes_sum(b, WARP_BITS)
-        thread = cuda.threadIdx.x
         cuda.syncthreads()  # what the last reduction left has been read
-        if thread & (WARP - 1) == 0:
-            keep_one(8 * (thread >> WARP_BITS), a)
-            keep_one(FIELD_BYTES + 8 * (thread >> WARP_BITS), b)
+        leave_sum(a, 0)
+        leave_sum(b, FIELD_BYTES)
         cuda.syncthreads()
-        a, b = kept_one(of_warps(thread)), kept_one(FIELD_BYTES + of_warps(thread))
-        return lanes_sum(a, warp_bits()), lanes_sum(b, warp_bits())
-
-    @inline
-    def warp_bits():
-        return 31 - cuda.clz(np.int32(cuda.blockDim.x >> WARP_BITS))
+        return collect_sum(0), collect_sum(FIELD_BYTES)
 
     @inline
     def block_largest(value, bits):
-        value = lanes_largest(value, WARP_BITS)
-        thread = cuda.threadIdx.x
         cuda.syncthreads()
-        if thread & (WARP - 1) == 0:
-            keep_one(8 * (thread >> WARP_BITS), value)
+        leave_largest(value, 0)
         cuda.syncthreads()
-        return lanes_largest(kept_one(of_warps(thread)), warp_bits())
+        return collect_largest(0)
 
-    def of_places(in_warp: Any) -> Any:
+    def of_places(combine: Any, neutral: Any) -> Any:
+        leave, collect = of_block(combine, neutral, keep_place, kept_place)
+
         @inline
         def block_places(value, bits):
-            value = in_warp(value, WARP_BITS)
-            thread = cuda.threadIdx.x
             cuda.syncthreads()
-            if thread & (WARP - 1) == 0:
-                keep_place(8 * (thread >> WARP_BITS), value)
+            leave(value, 0)
             cuda.syncthreads()
-            return in_warp(kept_place(of_warps(thread)), warp_bits())
+            return collect(0)
 
         return block_places
 
@@ -121,6 +135,5 @@ def together(numbers: Numbers, block: bool) -> Together:
     def wait_for_block():
         cuda.syncthreads()
 
-    return Together(
-        block_sums, block_largest, of_places(lanes_smallest), of_places(lanes_sum_places), wait_for_block
-    )
+    smallest, sum_places = of_places(_smaller_place, NOWHERE), of_places(_plus_places, np.int32(0))
+    return Together(block_sums, block_largest, smallest, sum_places, wait_for_block)

@@ -222,24 +222,34 @@ def shifted_left(typingctx: Any, a: types.Type, by: types.Integer) -> Any:
     return a(a, by), codegen
 
 
-@intrinsic
-def exp2_approximate(typingctx: Any, a: types.Type) -> Any:
-    """``2**a`` in float32, by the instruction that looks it up; subnormal numbers are 0."""
+def _by_lanes(builder: ir.IRBuilder, value: ir.Value, one: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    if not isinstance(value.type, ir.VectorType):
+        return one(value)
+    result = ir.Constant(value.type, ir.Undefined)
+    for i in range(value.type.count):
+        result = builder.insert_element(result, one(builder.extract_element(value, I32(i))), I32(i))
+    return result
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        of_one = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
 
-        def one(value: ir.Value) -> ir.Value:
-            return builder.asm(of_one, "ex2.approx.ftz.f32 $0, $1;", "=f,f", [value], False)
+def _of_float32(assembly: str) -> Any:
+    """An instruction from float32 to float32."""
 
-        if not isinstance(a, Vec):
-            return one(args[0])
-        result = ir.Constant(a.ir, ir.Undefined)
-        for i in range(a.lanes):
-            result = builder.insert_element(result, one(builder.extract_element(args[0], I32(i))), I32(i))
-        return result
+    @intrinsic
+    def instruction(typingctx: Any, a: types.Type) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            of_one = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+            return _by_lanes(builder, args[0], lambda one: builder.asm(of_one, assembly, "=f,f", [one], False))
 
-    return a(a), codegen
+        return a(a), codegen
+
+    return instruction
+
+
+# 2**a, looked up; subnormal numbers are 0.
+exp2_approximate = _of_float32("ex2.approx.ftz.f32 $0, $1;")
+
+# A number whose bits are those of another, moved into the exponent (which spares the way over integers).
+mantissa_to_exponent = _of_float32("shl.b32 $0, $1, 23;")
 
 
 # --- lanes -----------------------------------------------------------------------------------------------------------
