@@ -1,4 +1,4 @@
-"""Kernels for arrays on NVIDIA GPUs, by Numba: given CuPy arrays, they fill CuPy arrays, without waiting for the GPU."""
+"""Kernels for arrays on NVIDIA GPUs, by Numba: of CuPy arrays they fill CuPy arrays, without waiting for the GPU."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from numba.cuda.dispatcher import CUDADispatcher
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Inlined(CUDADispatcher):  # type: ignore[misc]
+class _Inlined(CUDADispatcher):
     """A function that becomes part of its callers.
 
     Numba asks the driver what device to compile it for, though what it makes of it is the same for every device. (Its

@@ -44,7 +44,7 @@ NAMES = ("warp", "block", "online", "part", "finish")
 class Kernel(NamedTuple):
     """What a compiler needs."""
 
-    function: Callable[[Call], None]
+    function: Callable[[Any], None]
     signature: types.Type
     threads: int  # that its blocks have at most
 
@@ -117,8 +117,8 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
 
 def _agreed(parts: Parts) -> Any:
     """The plan of a row, which one thread makes and its block follows."""
-    target_of, finish, wait = parts.ends.target, parts.ends.finish, parts.together.wait
-    keep_one, kept_one, zero = parts.numbers.keep_one, parts.numbers.kept_one, parts.maths.number(0.0)
+    _target_of, finish, wait = parts.ends.target, parts.ends.finish, parts.together.wait
+    keep_one, kept_one, _zero = parts.numbers.keep_one, parts.numbers.kept_one, parts.maths.number(0.0)
 
     @inline
     def agreed(call: Call, row: Row, target: Target, stats: Stats, leader):

@@ -1,19 +1,22 @@
 """Which kernels a call takes, with how many threads and how much memory: plain arithmetic, which needs no GPU.
 
-| kernel        | rows                           | because                                                                |
-| ------------- | ------------------------------ | ---------------------------------------------------------------------- |
-| warp          | up to 4 KiB (in the block's    | 32 lanes have at most 8 chunks of 16 bytes each, and no barriers. A    |
-|               | memory), or 512 bytes where    | block of 128 threads takes 16 KiB, so that nothing but registers       |
-|               | there are few rows             | limits how many there are.                                             |
-| part, finish  | 128 KiB and more, fewer than   | A multiprocessor reads 25 bytes/ns of H100's 3,350: 128 KiB take it    |
-|               | half as many rows as           | 5 µs, and another launch costs 3.                                      |
-|               | multiprocessors                |                                                                        |
-| block         | as much as a block may have    | Read once and written once. Plain kernels keep powers, 4 bytes each    |
-|               | (7.5: 64 KiB, 8.6, 8.9, 12.0:  | for 16-bit logits too: 58,000 classes on 9.0, 41,000 on 8.0, 25,000 on |
-|               | 99, 8.0: 163, 9.0, 10.0: 227)  | 8.6. The others keep what they read: 16-bit logits twice as many.      |
-| online        | all others                     | Read twice: 12 bytes an element of float32 where 8 are ideal. Pieces   |
-|               |                                | leave room for two blocks on a multiprocessor, one of which computes   |
-|               |                                | while the other reads.                                                 |
+============  ===========================  ========================================================================
+kernel        rows                         because
+============  ===========================  ========================================================================
+warp          up to 4 KiB (in the block's  32 lanes have at most 8 chunks of 16 bytes each, and no barriers. A
+              memory), or 512 bytes where  block of 128 threads takes 16 KiB, so that registers alone limit how
+              there are few rows           many blocks there are.
+part, finish  128 KiB and more, fewer      A multiprocessor reads 25 bytes/ns of H100's 3,350: 128 KiB take it 5
+              than half as many rows as    microseconds, and another launch costs 3.
+              multiprocessors
+block         as much as a block may have  Read once and written once. Plain kernels keep powers, 4 bytes each for
+              (7.5: 64 KiB; 8.6, 8.9,      16-bit logits too: 58,000 classes on 9.0, 41,000 on 8.0, 25,000 on 8.6.
+              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many.
+              10.0: 227)
+online        all others                   Read twice: 12 bytes an element of float32 where 8 are ideal. Pieces
+                                           leave room for two blocks on a multiprocessor, one of which computes
+                                           while the other reads.
+============  ===========================  ========================================================================
 """
 
 from __future__ import annotations

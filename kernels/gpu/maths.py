@@ -35,10 +35,10 @@ class Maths(NamedTuple):
 
     number: Any  # NumPy's type, for constants
     whole: Any  # of integers as wide
-    zero: float  # these two: see formats.Format
-    one: float
-    limit: float
-    unit: float  # how far apart two numbers may be, relatively, that differ by rounding
+    zero: Any  # these two: see formats.Format
+    one: Any
+    limit: Any
+    unit: Any  # how far apart two numbers may be, relatively, that differ by rounding
     power: Any
     log: Any
     log1p: Any
@@ -50,11 +50,11 @@ def maths(double: bool) -> Maths:
     """The functions for float64, or for float32."""
     c = FLOAT64 if double else FLOAT32
     number = np.float64 if double else np.float32
-    mantissa, root, log2e_rest, exp2, log_terms = c.mantissa, c.root, c.log2e_rest, c.exp2, c.log
+    mantissa, log2e_rest, exp2, log_terms = c.mantissa, c.log2e_rest, c.exp2, c.log
     first, zero, one, saturated = c.ln2, number(c.zero), number(c.one), number(c.saturated)
     half_one, two, nothing, ln2 = number(1.0), number(2.0), number(0.0), number(LN2)
     whole = np.int64 if double else np.int32
-    root = whole(root)
+    root = whole(c.root)
 
     @inline
     def power_by_polynomial(v, hi, lo, magic):

@@ -335,7 +335,7 @@ def _kept_at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
 def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
     half = ir.VectorType(ir_of(arithmetic), 4) if vector.lanes == 8 else vector.ir
     n_halves = vector.lanes // half.count
-    bytes_ = arithmetic.bitwidth // 8
+    arithmetic.bitwidth // 8
 
     @intrinsic
     def keep_raw(typingctx: Any, address: types.Integer, chunk: Vec) -> Any:

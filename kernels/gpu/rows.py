@@ -29,12 +29,12 @@ class Row(NamedTuple):
     x: int  # address of its first logit
     shift: int  # how many elements that lies behind a multiple of 16 bytes
     chunks: int
-    first_whole: int  # chunks from this one
+    first_whole: Any  # chunks from this one
     whole: int  # up to this one can be read at once
     writable: int  # likewise, for the gradient
     g: int  # address of the gradient's first element
     q: int
-    y: int  # the target, or NO_TARGET
+    y: Any  # the target, or NO_TARGET
     ignored: bool
     bad: bool  # the target is no class
     number: int

@@ -13,14 +13,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..formats import LOG2E, LOG2E_REST
-from ..task import Task
 from . import compile as _compile
-from . import kernels, layout
-from .call import GRADIENTS, SOFTMAX, Call
+from . import layout
 from .compile import entry_of
 from .kernels import Kernel
-from .launch import Choice, Device, choose
+from .launch import Device
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _WITHOUT_ASKING = 48 * 1024  # bytes of shared memory that every block may have

@@ -35,9 +35,9 @@ class Stats(NamedTuple):
     linear: float  # sum of c_j * (v_j - top), c_j the spread weights
     spread: float  # sum of c_j
     distance: float  # sum of the powers, each times top - v
-    above: int  # classes above the target
-    nan_at: int  # the first NaN, and the first of the largest o; NOWHERE
-    top_at: int
+    above: np.int32  # classes above the target
+    nan_at: np.int32  # the first NaN, and the first of the largest o; NOWHERE
+    top_at: np.int32
 
 
 class Looks(NamedTuple):

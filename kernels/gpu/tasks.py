@@ -62,14 +62,15 @@ def call_of(
     task: Task, kind: int, choice: Choice, scales: int, loss_scale: float, stats: int, keep: list[Any]
 ) -> tuple[Any, ...]:
     """Give the arguments of the kernels of a task."""
-    dtype, n_classes = task.logits.dtype.name, task.logits.shape[-1]
-    double = dtype == "float64"
+    n_classes, double = task.logits.shape[-1], task.logits.dtype.name == "float64"
     number = np.float64 if double else np.float32
-    q = task.probabilities
-    smoothing = task.label_smoothing if task.targets is not None or q is not None else 0.0
-    unit = task.softcap or abs(task.logit_scale)
+    q, softcap, scale = task.probabilities, task.softcap, task.logit_scale
+    smoothing = 0.0 if task.targets is None and q is None else task.label_smoothing
+    unit = softcap or abs(scale)
     hi, lo = split_log2e(unit, double)
-    return Call(
+    inner = abs(scale) / softcap if softcap else 0.0
+    order = (scale > 0) - (scale < 0)
+    integers = (
         *rows_of(task.logits, keep),
         *rows_of(task.grad, keep),
         *rows_of(q, keep),
@@ -98,22 +99,11 @@ def call_of(
         choice.tile,
         choice.parts,
         choice.part,
-        *map(
-            number,
-            (
-                hi,
-                lo,
-                unit,
-                abs(task.logit_scale) / task.softcap if task.softcap else 0.0,
-                (task.logit_scale > 0) - (task.logit_scale < 0),
-                task.logit_scale,
-                1.0 - smoothing,
-                smoothing / n_classes,
-                task.z_loss,
-                task.ce_scale,
-                task.zl_scale,
-                task.zl_ratio,
-                loss_scale,
-            ),
-        ),
     )
+    floats: tuple[float, ...] = (
+        hi, lo, unit, inner, order, scale, 1.0 - smoothing, smoothing / n_classes, task.z_loss,
+        task.ce_scale, task.zl_scale, task.zl_ratio, loss_scale,
+    )  # fmt: skip
+    with np.errstate(over="ignore"):  # a number too large for the type becomes inf
+        numbers: list[Any] = [number(value) for value in floats]
+    return Call(*integers, *numbers)
