@@ -159,7 +159,8 @@ def _cross_entropy(
     found = {name: cupy.empty(n_rows, AUX_TYPES.get(name, dtype)) for name in AUX if name in aux}
     task = Task(
         x, classes, probabilities, w, s, upstream, lse_in,
-        o.ignore_index, o.label_smoothing, o.z_loss, o.softcap or 0.0, o.logit_scale, ce_scale, zl_scale, zl_ratio, None if grad is None else classes_last(grad, o.axis), losses,
+        o.ignore_index, o.label_smoothing, o.z_loss, o.softcap or 0.0, o.logit_scale, ce_scale, zl_scale, zl_ratio,
+        None if grad is None else classes_last(grad, o.axis), losses,
         *(found.get(name) for name in AUX),
     )  # fmt: skip
     if n_rows:

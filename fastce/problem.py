@@ -262,10 +262,16 @@ def rows_problem(logits: ArrayLike, axis: int, out: Array | None, backend: str |
 def _array(name: str, value: object) -> Array:
     if isinstance(value, ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and masks are not looked at: pass a plain array")
+    _check_on_cpu(name, value)
     try:
         return np.asarray(value)
     except Exception as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
+
+
+def _check_on_cpu(name: str, value: object) -> None:
+    if dispatch.on_gpu(value):
+        raise TypeError(f"{name} is on a GPU, but the first argument, which says where to compute, is not")
 
 
 def _floats(name: str, value: object) -> tuple[Array, DType]:
@@ -413,6 +419,8 @@ def check_upstream(shape: Shape, reduction: str) -> None:
 def check_output(name: str, out: Array, shape: Shape, dtype: DType) -> Array:
     """Raise if an output cannot take what is to be written."""
     plain = type(out) is ndarray
+    if not plain:
+        _check_on_cpu(name, out)
     if not plain and (not isinstance(out, np.ndarray) or isinstance(out, ma.MaskedArray)):
         raise TypeError(f"{name} must be a NumPy array, without a mask, not {type(out).__name__}")
     check_shape(name, out.shape, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class Finish(NamedTuple):
     finish: Any  # (call, row, target, stats, leader) -> Plan; the leader writes what a row has one of
 
 
+@cache
 def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
     """The ends of rows, for one type."""
     number, power, log1p, one_bits, unit = maths.number, maths.power, maths.log1p, maths.one, maths.unit

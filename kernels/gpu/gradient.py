@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .rows import NO_TARGET, Row, Rows
 from .stats import Looks
 
 
+@cache
 def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: bool, kept: bool) -> Any:
     """The function that writes chunks first to last of a row: (call, row, plan, first, last, lane, width, slots).
 

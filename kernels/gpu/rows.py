@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +81,7 @@ def target_at(targets, bytes_, ignore_index, number):
     return y & 0xFF if bytes_ > 0 else y
 
 
+@cache
 def rows(numbers: Numbers, maths: Maths) -> Rows:
     """The accesses to rows of one type."""
     item, lanes, item_bits = numbers.item, numbers.lanes, numbers.item.bit_length() - 1

@@ -9,6 +9,7 @@ A thread only ever looks at its own chunks, so that what it keeps in the block's
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class Looks(NamedTuple):
     nothing: Any  # () -> Stats of no class
 
 
+@cache
 def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain: bool, block: bool) -> Looks:
     """The first look, for one type; ``plain``: logits as they are, and nothing asked for that needs each class."""
     c, number = maths, maths.number

@@ -147,6 +147,7 @@ class _Numbers:
         self.at, self.put, self.narrow = number_at, put, narrow
 
 
+@cache
 def _weighing(dtype: str) -> tuple[Any, Any]:
     """How a block weighs its rows, and how the last one leaves what the others need."""
     number_at, put = _Numbers(dtype).at, _Numbers(dtype).put

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ def _smaller_place(a, b):
     return np.int32(min(a, b))
 
 
+@cache
 def together(numbers: Numbers, block: bool) -> Together:
     """The reductions within blocks, or within parts of a warp."""
     keep_one, kept_one, keep_place, kept_place = (
