@@ -55,17 +55,17 @@ def most_threads(name: str, plain: bool) -> int:
 
 
 @cache
-def kernel(name: str, dtype: str, plain: bool, native_bfloat16: bool = True) -> Kernel:
+def kernel(name: str, dtype: str, plain: bool, pairs: bool = True) -> Kernel:
     """Give a kernel for logits of a type; ``plain`` ones are faster, and do without what ``needs_general`` names."""
-    parts = Parts(name, dtype, plain, native_bfloat16)
+    parts = Parts(name, dtype, plain, pairs)
     return Kernel(_MAKE[name](parts), signature(parts.numbers.arithmetic), most_threads(name, plain))
 
 
 class Parts:
     """What kernels are put together from."""
 
-    def __init__(self, name: str, dtype: str, plain: bool, native_bfloat16: bool) -> None:
-        self.numbers = numbers_of(dtype, native_bfloat16)
+    def __init__(self, name: str, dtype: str, plain: bool, pairs: bool) -> None:
+        self.numbers = numbers_of(dtype, pairs)
         self.maths = maths_of(dtype == "float64")
         self.rows = rows_of(self.numbers, self.maths)
         self.together = together_of(self.numbers, block=name != "warp")

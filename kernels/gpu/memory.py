@@ -28,8 +28,6 @@ from .vector import I16, I32, I64, Vec, ir_of
 CHUNK_BYTES = 16
 
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of the address spaces
-_NEAREST_EVEN = 0x7FFF
-_QUIET_NAN = 0x7FFF  # as the hardware rounds NaN to bfloat16
 
 
 class Numbers(NamedTuple):
@@ -60,27 +58,16 @@ class Numbers(NamedTuple):
 
 
 @cache
-def numbers(dtype: str, native_bfloat16: bool = True) -> Numbers:
-    """The accesses to logits of a type; ``native_bfloat16``: the hardware rounds to it (8.0 and later)."""
+def numbers(dtype: str, pairs: bool = True) -> Numbers:
+    """The accesses to logits of a type; ``pairs``: the hardware rounds two numbers to 16 bits at once (since 8.0)."""
     item = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[dtype]
     arithmetic = types.float64 if dtype == "float64" else types.float32
-    lanes = CHUNK_BYTES // item
-    vector = Vec(arithmetic, lanes)
+    vector = Vec(arithmetic, CHUNK_BYTES // item)
+    lay = _SixteenBits(dtype, pairs) if item == 2 else _AsTheyAre(ir_of(arithmetic))
     raw = Vec(types.int32, 4) if item == 2 else vector
-    element = ir.IntType(16) if item == 2 else ir_of(arithmetic)
-    narrow = _NARROW[dtype, native_bfloat16 or dtype != "bfloat16"]
-
-    def widen(builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
-        return _WIDEN[dtype](builder, chunk)
-
-    def of_bits(builder: ir.IRBuilder, elements: list[ir.Value]) -> ir.Value:
-        return builder.bitcast(_gather(builder, elements), raw.ir)
-
-    accesses = (
-        *_in_global(element, arithmetic, raw, vector, widen, narrow, of_bits),
-        *_in_shared(arithmetic, raw, vector),
-    )
-    return Numbers(item, lanes, arithmetic, vector, _constant(vector, float("-inf")), _constant(vector, 0.0), *accesses)
+    accesses = *_in_global(lay, arithmetic, raw, vector), *_in_shared(arithmetic, raw, vector)
+    constants = _constant(vector, float("-inf")), _constant(vector, 0.0)
+    return Numbers(item, vector.lanes, arithmetic, vector, *constants, *accesses)
 
 
 def _constant(vector: Vec, value: float) -> Any:
@@ -102,70 +89,107 @@ def _lanes(builder: ir.IRBuilder, vec: ir.Value) -> list[ir.Value]:
     return [builder.extract_element(vec, I32(i)) for i in range(vec.type.count)]
 
 
-# --- 16-bit types ----------------------------------------------------------------------------------------------------
-
-_HALF = ir.HalfType()
+# --- numbers in memory -----------------------------------------------------------------------------------------------
 
 
-def _same(builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
-    return chunk
+class _AsTheyAre:
+    """float32 and float64: in memory as in registers."""
+
+    def __init__(self, element: ir.Type) -> None:
+        self.element = element
+
+    def widen(self, builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
+        return chunk
+
+    narrow = widen
+
+    def elements(self, builder: ir.IRBuilder, vector: ir.Value) -> list[ir.Value]:
+        return _lanes(builder, vector)
+
+    def chunk(self, builder: ir.IRBuilder, elements: list[ir.Value]) -> ir.Value:
+        return _gather(builder, elements)
 
 
-def _widen_float16(builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
-    halves = builder.bitcast(chunk, ir.VectorType(_HALF, 8))
-    return builder.fpext(halves, ir.VectorType(ir.FloatType(), 8))
+class _SixteenBits:
+    """float16 and bfloat16: two to a word of 32 bits, the first in the lower half.
+
+    A chunk stays four words until the numbers are taken out one by one: LLVM has no access of 16 bytes to eight halves.
+    """
+
+    element = I16
+
+    def __init__(self, dtype: str, pairs: bool) -> None:
+        self.widen_word = _WIDEN_WORD[dtype]
+        self.narrow_two = _NARROW_TWO[dtype, pairs]
+
+    def widen(self, builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
+        return _gather(builder, [n for word in _lanes(builder, chunk) for n in self.widen_word(builder, word)])
+
+    def narrow(self, builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+        values = _lanes(builder, vector)
+        pairs = zip(values[::2], values[1::2], strict=True)
+        return _gather(builder, [self.narrow_two(builder, low, high) for low, high in pairs])
+
+    def elements(self, builder: ir.IRBuilder, vector: ir.Value) -> list[ir.Value]:
+        values = _lanes(builder, vector)
+        words = [
+            self.narrow_two(builder, low, high)
+            for low, high in zip(values[::2], [*values[1::2], values[-1]], strict=False)
+        ]
+        halves = [builder.trunc(h, I16) for word in words for h in (word, builder.lshr(word, I32(16)))]
+        return halves[: len(values)]
+
+    def chunk(self, builder: ir.IRBuilder, elements: list[ir.Value]) -> ir.Value:
+        return builder.bitcast(_gather(builder, elements), ir.VectorType(I32, len(elements) // 2))
 
 
-def _widen_bfloat16(builder: ir.IRBuilder, chunk: ir.Value) -> ir.Value:
+def _widen_float16(builder: ir.IRBuilder, word: ir.Value) -> list[ir.Value]:
+    halves = builder.trunc(word, I16), builder.trunc(builder.lshr(word, I32(16)), I16)
+    return [builder.fpext(builder.bitcast(half, ir.HalfType()), ir.FloatType()) for half in halves]
+
+
+def _widen_bfloat16(builder: ir.IRBuilder, word: ir.Value) -> list[ir.Value]:
     """A bfloat16 is the upper half of a float32. (In assembly, this would keep LLVM from unrolling loops.)"""
-    halves = []
-    for word in _lanes(builder, chunk):
-        halves += [builder.shl(word, I32(16)), builder.and_(word, I32(0xFFFF0000))]
-    return builder.bitcast(_gather(builder, halves), ir.VectorType(ir.FloatType(), 8))
+    halves = builder.shl(word, I32(16)), builder.and_(word, I32(0xFFFF0000))
+    return [builder.bitcast(half, ir.FloatType()) for half in halves]
 
 
-def _narrow_float16(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
-    halves = builder.fptrunc(vector, ir.VectorType(_HALF, vector.type.count))
-    return builder.bitcast(halves, ir.VectorType(I16, vector.type.count))
+def _in_pairs(instruction: str) -> Callable[..., ir.Value]:
+    """Round two numbers at once; the instruction takes that of the upper half first."""
+
+    def narrow(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+        of_two = ir.FunctionType(I32, [ir.FloatType(), ir.FloatType()])
+        return builder.asm(of_two, f"{instruction} $0, $1, $2;", "=r,f,f", [high, low], False)
+
+    return narrow
 
 
-def _narrow_bfloat16(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
-    """Two at once, which is how the instruction has it."""
-    of_two = ir.FunctionType(I32, [ir.FloatType(), ir.FloatType()])
-    values = _lanes(builder, vector)
-    values += [ir.Constant(ir.FloatType(), 0.0)] * (len(values) % 2)
-    words = [
-        builder.asm(of_two, "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", [high, low], False)
-        for low, high in zip(values[::2], values[1::2], strict=True)
-    ]
-    halves = builder.bitcast(_gather(builder, words), ir.VectorType(I16, len(values)))
-    return halves if vector.type.count > 1 else _gather(builder, _lanes(builder, halves)[:1])
+def _float16_one_by_one(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+    of_two = ir.FunctionType(I32, [I16, I16])
+    halves = [builder.bitcast(builder.fptrunc(value, ir.HalfType()), I16) for value in (low, high)]
+    return builder.asm(of_two, "mov.b32 $0, {$1, $2};", "=r,h,h", halves, False)
 
 
-def _narrow_bfloat16_by_integers(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+def _bfloat16_by_integers(builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
     """Half a unit more than to even, cut off: the exponent takes a carry as it should."""
-    halves = []
-    for value in _lanes(builder, vector):
+    words = []
+    for value in (low, high):
         bits = builder.bitcast(value, I32)
         odd = builder.and_(builder.lshr(bits, I32(16)), I32(1))
-        rounded = builder.lshr(builder.add(builder.add(bits, odd), I32(_NEAREST_EVEN)), I32(16))
-        is_nan = builder.fcmp_unordered("uno", value, value)
-        halves.append(builder.trunc(builder.select(is_nan, I32(_QUIET_NAN), rounded), I16))
-    return _gather(builder, halves)
+        rounded = builder.add(builder.add(bits, odd), I32(_JUST_LESS_THAN_HALF))
+        words.append(builder.select(builder.fcmp_unordered("uno", value, value), I32(_QUIET_NAN), rounded))
+    return builder.or_(builder.lshr(words[0], I32(16)), builder.and_(words[1], I32(0xFFFF0000)))
 
 
-_WIDEN: dict[str, Callable[..., ir.Value]] = {
-    "float16": _widen_float16,
-    "bfloat16": _widen_bfloat16,
-    "float32": _same,
-    "float64": _same,
-}
-_NARROW: dict[tuple[str, bool], Callable[..., ir.Value]] = {
-    ("float16", True): _narrow_float16,
-    ("bfloat16", True): _narrow_bfloat16,
-    ("bfloat16", False): _narrow_bfloat16_by_integers,
-    ("float32", True): _same,
-    ("float64", True): _same,
+_JUST_LESS_THAN_HALF = 0x7FFF
+_QUIET_NAN = 0x7FFF0000  # as the hardware rounds NaN to bfloat16
+
+_WIDEN_WORD = {"float16": _widen_float16, "bfloat16": _widen_bfloat16}
+_NARROW_TWO = {
+    ("float16", True): _in_pairs("cvt.rn.f16x2.f32"),
+    ("float16", False): _float16_one_by_one,
+    ("bfloat16", True): _in_pairs("cvt.rn.bf16x2.f32"),
+    ("bfloat16", False): _bfloat16_by_integers,
 }
 
 
@@ -176,16 +200,8 @@ def _at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
     return builder.inttoptr(address, ir.PointerType(ty, _GLOBAL))
 
 
-def _in_global(
-    element: ir.Type,
-    arithmetic: types.Type,
-    raw: Vec,
-    vector: Vec,
-    widen: Callable[..., ir.Value],
-    narrow: Callable[..., ir.Value],
-    of_bits: Callable[..., ir.Value],
-) -> tuple[Any, ...]:
-    item = CHUNK_BYTES // vector.lanes
+def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
+    item, element = CHUNK_BYTES // vector.lanes, lay.element
 
     @intrinsic
     def load(typingctx: Any, address: types.Integer) -> Any:
@@ -213,9 +229,8 @@ def _in_global(
     def load_edge(typingctx: Any, row: Any, stride: Any, j: Any, n: Any, filler: types.Float) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             values, inside = elements(builder, element, item, *args[:4])
-            narrowed = narrow(builder, _gather(builder, [args[4]]))
-            rest = builder.extract_element(narrowed, I32(0))
-            return of_bits(builder, [builder.select(i, v, rest) for v, i in zip(values, inside, strict=True)])
+            (rest,) = lay.elements(builder, _gather(builder, [args[4]]))
+            return lay.chunk(builder, [builder.select(i, v, rest) for v, i in zip(values, inside, strict=True)])
 
         return raw(long, long, long, long, arithmetic), codegen
 
@@ -232,7 +247,7 @@ def _in_global(
 
     @intrinsic
     def widened(typingctx: Any, chunk: Vec) -> Any:
-        return vector(chunk), lambda context, builder, sig, args: widen(builder, args[0])
+        return vector(chunk), lambda context, builder, sig, args: lay.widen(builder, args[0])
 
     @intrinsic
     def load_one(typingctx: Any, address: types.Integer) -> Any:
@@ -240,16 +255,14 @@ def _in_global(
             value = builder.load(_at(builder, args[0], element), align=item)
             if item > 2:
                 return value
-            chunk = builder.bitcast(_gather(builder, [value] + [I16(0)] * 7), raw.ir)
-            return builder.extract_element(widen(builder, chunk), I32(0))
+            return lay.widen_word(builder, builder.zext(value, I32))[0]
 
         return arithmetic(long), codegen
 
     @intrinsic
     def store(typingctx: Any, address: types.Integer, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            chunk = builder.bitcast(narrow(builder, args[1]), raw.ir)
-            builder.store(chunk, _at(builder, args[0], raw.ir), align=CHUNK_BYTES)
+            builder.store(lay.narrow(builder, args[1]), _at(builder, args[0], raw.ir), align=CHUNK_BYTES)
             return context.get_dummy_value()
 
         return types.void(long, vector), codegen
@@ -258,7 +271,7 @@ def _in_global(
     def store_edge(typingctx: Any, row: Any, stride: Any, j: Any, n: Any, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             row, stride, j, n, vec = args
-            for lane, one in enumerate(_lanes(builder, narrow(builder, vec))):
+            for lane, one in enumerate(lay.elements(builder, vec)):
                 place = builder.add(j, I64(lane))
                 with builder.if_then(builder.icmp_unsigned("<", place, n)):
                     where = _at(builder, builder.add(row, builder.mul(place, stride)), one.type)
@@ -270,7 +283,7 @@ def _in_global(
     @intrinsic
     def store_one(typingctx: Any, address: types.Integer, value: types.Float) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            one = builder.extract_element(narrow(builder, _gather(builder, [args[1]])), I32(0))
+            (one,) = lay.elements(builder, _gather(builder, [args[1]]))
             builder.store(one, _at(builder, args[0], one.type), align=item)
             return context.get_dummy_value()
 
@@ -335,7 +348,6 @@ def _kept_at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
 def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
     half = ir.VectorType(ir_of(arithmetic), 4) if vector.lanes == 8 else vector.ir
     n_halves = vector.lanes // half.count
-    arithmetic.bitwidth // 8
 
     @intrinsic
     def keep_raw(typingctx: Any, address: types.Integer, chunk: Vec) -> Any:

@@ -52,9 +52,9 @@ def cross_entropy(task: Task, kind: int = GRADIENTS, scales: Any = None, loss_sc
     if choice.stats_numbers:
         stats = empty(choice.stats_numbers, np.float64 if dtype == "float64" else np.float32)
     call = call_of(task, kind, choice, address(scales), loss_scale, address(stats), keep)
-    native = current_device().capability >= (8, 0)
+    pairs = dtype not in ("float16", "bfloat16") or current_device().capability >= (8, 0)
     for step in choice.launches:
-        kernel = kernel_of(step.name, dtype, plain, native or dtype != "bfloat16")
+        kernel = kernel_of(step.name, dtype, plain, pairs)
         launch(kernel, step.grid, step.threads, step.shared_bytes, call)
 
 
