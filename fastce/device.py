@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from . import dispatch
-from .kernels import gpu as kernels
+from .kernels.gpu import backend as kernels
 from .kernels.task import Task
 from .problem import (
     AUX,

@@ -1,28 +1,6 @@
-"""Kernels for arrays on NVIDIA GPUs, by Numba: of CuPy arrays they fill CuPy arrays, without waiting for the GPU."""
+"""Kernels for arrays on NVIDIA GPUs, by Numba.
 
-from __future__ import annotations
-
-from typing import Any
-
-from ..task import Task
-from .call import LOG_SOFTMAX, SOFTMAX
-from .sums import NO_BAD_ROW
-from .tasks import cross_entropy
-from .totals import add, nll_loss, weigh
-
-__all__ = ["NO_BAD_ROW", "add", "cross_entropy", "log_softmax", "logsumexp", "nll_loss", "softmax", "weigh"]
-
-
-def logsumexp(logits: Any, out: Any) -> None:
-    """Fill ``out`` (N,) with the logarithm of the sum of exp of each row."""
-    cross_entropy(Task.of_logits(logits, lse=out))
-
-
-def softmax(logits: Any, out: Any) -> None:
-    """Fill ``out`` (*rows, C) with ``exp(x - logsumexp(x))``."""
-    cross_entropy(Task.of_logits(logits, grad=out), SOFTMAX)
-
-
-def log_softmax(logits: Any, out: Any) -> None:
-    """Fill ``out`` (*rows, C) with ``x - logsumexp(x)``."""
-    cross_entropy(Task.of_logits(logits, grad=out), LOG_SOFTMAX)
+``backend.py`` is the way in: of CuPy arrays it fills CuPy arrays, without waiting for the GPU. Its launches are put
+together in ``tasks.py`` and ``totals.py``, by the table in ``launch.py``, and made by ``run.py``: these know CuPy. All
+else compiles without it, and without a GPU.
+"""
