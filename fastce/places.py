@@ -38,7 +38,7 @@ def on_gpu(function: Function, *args: Any, **options: Any) -> Any:
         if "targets" in function.__annotations__:
             options["check"] = True  # bad targets are looked for, as they are on the CPU
     sent = {name: send(value) for name, value in options.items()}
-    result = function(*map(send, args), **sent)
+    result = function(*(send(np.asarray(a) if isinstance(a, np.generic) else a) for a in args), **sent)
     for name in ("out", "grad_out"):
         if isinstance(options.get(name), np.ndarray):
             options[name][...] = sent[name].get()
