@@ -100,14 +100,14 @@ def _warmup(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    if args.device == "cuda":
-        print("python -m fastce check: error: --device cuda: fastce has no GPU kernels yet", file=sys.stderr)
-        return USAGE
-    from . import selfcheck
+    from . import places, selfcheck
 
+    if args.device == "cuda" and (missing := places.missing_gpu()):
+        print(f"python -m fastce check: error: --device cuda: {missing}", file=sys.stderr)
+        return USAGE
     with contextlib.closing(_ProgressBar()) as bar:
         progress = bar if sys.stderr.isatty() else None  # in a log, the outcome alone
-        return OK if selfcheck.run(quick=args.quick, progress=progress) else WRONG
+        return OK if selfcheck.run(quick=args.quick, device=args.device, progress=progress) else WRONG
 
 
 def _bench(args: argparse.Namespace) -> int:

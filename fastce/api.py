@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from numpy import ndarray
 from numpy.typing import ArrayLike
 
-from . import small
+from . import dispatch, small
 from .kernels import reference
 from .kernels.task import Array
 from .problem import AUX, NllOptions, Options, Shape, checked, cross_entropy_problem, nll_problem, rows_problem
@@ -84,6 +85,9 @@ def cross_entropy(
         q'  = (1 - label_smoothing) * q + label_smoothing / C
         row = s * (sum(w * q' * (L - z)) + z_loss * L**2)        # 0 * inf counts as 0
 
+    Arrays on a GPU, of CuPy or any that DLPack or `__cuda_array_interface__` describe, give CuPy arrays there: all of
+    them must lie on the same device, and the work is put on CuPy's current stream, without waiting for it.
+
     Parameters
     ----------
     logits : array of float16, bfloat16, float32 or float64
@@ -116,10 +120,11 @@ def cross_entropy(
         The mean of no row, or of rows whose weights sum to 0.
     axis : int
         Where the classes lie.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
         Who computes; None chooses. "reference" is plain NumPy, slow and easy to read.
     check : bool, optional
-        Whether to look for targets that are no class where that costs time, on a GPU. On the CPU it is always done.
+        Whether to look for targets that are no class where that costs time, on a GPU: it waits for the device. Without
+        it, the rows of such targets have a loss and gradient of NaN. On the CPU it is always done.
     out : array, optional
         Where to write the loss: a 0-d array or, with `reduction="none"`, one in the shape of the logits without `axis`.
         Its type is float64 for float64 logits, else float32. It is also returned.
@@ -162,6 +167,12 @@ def cross_entropy(
         plain = small.mean_loss(logits, targets, None, with_grad=False)
         if plain is not None:
             return plain[0]
+    if type(logits) is not ndarray and dispatch.on_gpu(logits):
+        on_gpu = dispatch.gpu().cross_entropy(
+            logits, targets, None, True, False, None, None, (), out, **checked(options)
+        )
+        loss: Array = on_gpu.loss
+        return loss
     task, kernels, rows, losses, _, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, False, None, None, (), out, **checked(options)
     )
@@ -233,6 +244,11 @@ def cross_entropy_with_grad(
         if plain is not None:
             result = _new(CrossEntropyResult, (*plain, None, None, None, None, None, None))
             return result
+    if type(logits) is not ndarray and dispatch.on_gpu(logits):
+        on_gpu = dispatch.gpu().cross_entropy(
+            logits, targets, None, True, True, grad_output, grad_out, aux, out, **checked(options)
+        )
+        return CrossEntropyResult(on_gpu.loss, on_gpu.grad, **on_gpu.aux)
     task, kernels, rows, losses, grad, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, True, grad_output, grad_out, aux, out, **checked(options)
     )
@@ -297,12 +313,18 @@ def cross_entropy_backward(
     >>> print(fastce.cross_entropy_backward(logits, np.array([2]), fastce.logsumexp(logits)).round(4))
     [[ 0.09    0.2447 -0.3348]]
     """
+    if type(logits) is not ndarray and dispatch.on_gpu(logits):
+        on_gpu = dispatch.gpu().cross_entropy(
+            logits, targets, lse, False, True, grad_output, grad_out, (), None, **checked(options)
+        )
+        gradient: Array = on_gpu.grad
+        return gradient
     task, kernels, _, _, grad, _, _, _ = cross_entropy_problem(
         logits, targets, lse, False, True, grad_output, grad_out, (), None, **checked(options)
     )
     if task.logits.size:
         kernels.cross_entropy(task)
-    gradient: Array = grad
+    gradient = grad
     return gradient
 
 
@@ -319,7 +341,7 @@ def logsumexp(
         Where the classes lie.
     out : array, optional
         Where to write the result, of the result's shape and type.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
         Who computes; None chooses.
 
     Returns
@@ -348,6 +370,9 @@ def logsumexp(
         small_result = small.of_logits("logsumexp", logits, out)
         if small_result is not None:
             return small_result
+    if type(logits) is not ndarray and dispatch.on_gpu(logits):
+        on_gpu: Array = dispatch.gpu().of_logits("logsumexp", logits, axis, out, backend)
+        return on_gpu
     x, fill, kernels, rows, _ = rows_problem(logits, axis, out, backend, one_each=True)
     if x.size:
         kernels.logsumexp(x, fill)
@@ -389,6 +414,9 @@ def softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, back
         small_result = small.of_logits("softmax", logits, out)
         if small_result is not None:
             return small_result
+    if type(logits) is not ndarray and dispatch.on_gpu(logits):
+        on_gpu: Array = dispatch.gpu().of_logits("softmax", logits, axis, out, backend)
+        return on_gpu
     x, fill, kernels, _, result = rows_problem(logits, axis, out, backend, one_each=False)
     if x.size:
         kernels.softmax(x, fill)
@@ -430,6 +458,9 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, 
         small_result = small.of_logits("log_softmax", logits, out)
         if small_result is not None:
             return small_result
+    if type(logits) is not ndarray and dispatch.on_gpu(logits):
+        on_gpu: Array = dispatch.gpu().of_logits("log_softmax", logits, axis, out, backend)
+        return on_gpu
     x, fill, kernels, _, result = rows_problem(logits, axis, out, backend, one_each=False)
     if x.size:
         kernels.log_softmax(x, fill)
@@ -475,6 +506,9 @@ def nll_loss(
     >>> print(fastce.nll_loss(log_probs, np.array([0, 1]), reduction="none").round(4))
     [0.6931 0.2231]
     """
+    if type(log_probs) is not ndarray and dispatch.on_gpu(log_probs):
+        on_gpu: Array = dispatch.gpu().nll_loss(log_probs, targets, out, **checked(options))
+        return on_gpu
     problem = nll_problem(log_probs, targets, out, **checked(options))
     losses = problem.losses
     if losses.size:

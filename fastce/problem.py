@@ -35,7 +35,7 @@ _ARITHMETIC: dict[DType, DType] = {
     _FLOAT64: _FLOAT64,
 }  # and bfloat16, by its name
 _FLOATS = "float16, bfloat16, float32 or float64, in native byte order"
-_AUX_TYPES = {"argmax": _INT64, "correct": _BOOL, "rank": _INT64}  # of the others: the arithmetic type
+AUX_TYPES = {"argmax": _INT64, "correct": _BOOL, "rank": _INT64}  # of the others: the arithmetic type
 _AUX_OF_CLASS_TARGETS = ("correct", "rank", "target_prob")
 _NO_AUX = (None,) * len(AUX)
 _INT64_RANGE = np.iinfo(np.int64)
@@ -128,7 +128,7 @@ def cross_entropy_problem(
 ) -> Problem:
     """Check the arguments and allocate the outputs. The options have been through `checked` already."""
     array, dtype = _floats("logits", logits)
-    x, rows, n_rows, n_classes = _rows("logits", array, axis)
+    x, rows, n_rows, n_classes = rows_of("logits", array, axis)
     classes, probabilities = _targets(targets, array, rows, axis, ignore_index)
 
     inputs: dict[str, object] = {"logits": logits, "targets": targets}
@@ -149,22 +149,22 @@ def cross_entropy_problem(
         inputs["grad_output"] = grad_output
         upstream, scale = _upstream(grad_output, rows, dtype, reduction)
     if softcap is not None:
-        _check_softcap(softcap, dtype)
+        check_softcap(softcap, dtype)
     if type(aux) is not tuple or aux:
-        _check_aux(aux, classes is not None)
+        check_aux(aux, classes is not None)
 
     if out is not None:
-        _shares(_output("out", out, rows if reduction == "none" else (), dtype), "out", inputs)
+        shares_memory(check_output("out", out, rows if reduction == "none" else (), dtype), "out", inputs)
         inputs["out"] = out
     grad = grad_view = None
     if grad_out is not None:
-        grad = _output("grad_out", grad_out, array.shape, array.dtype)
-        grad_view = grad if axis == -1 else np.moveaxis(grad, axis, -1)
-        if _shares(grad, "grad_out", inputs, in_place="logits"):
+        grad = check_output("grad_out", grad_out, array.shape, array.dtype)
+        grad_view = grad if axis == -1 else classes_last(grad, axis)
+        if shares_memory(grad, "grad_out", inputs, in_place="logits"):
             x = grad_view  # one object, so that a kernel sees that it works in place
     elif with_grad:
         grad = _empty_like(array)
-        grad_view = grad if axis == -1 else np.moveaxis(grad, axis, -1)
+        grad_view = grad if axis == -1 else classes_last(grad, axis)
 
     kernels = dispatch.backend(backend, array)
     if classes is None or n_rows == 0:
@@ -197,7 +197,7 @@ def cross_entropy_problem(
             grad_view,
             losses,
         )
-        + (tuple(np.empty(n_rows, _AUX_TYPES.get(a, dtype)) if a in aux else None for a in AUX) if aux else _NO_AUX),
+        + (tuple(np.empty(n_rows, AUX_TYPES.get(a, dtype)) if a in aux else None for a in AUX) if aux else _NO_AUX),
     )
     return task, kernels, rows, losses, grad if grad_out is None else grad_out, reduction, divisor, empty
 
@@ -218,7 +218,7 @@ def nll_problem(
 ) -> NllProblem:
     """Check the arguments of nll_loss. The options have been through `checked` already."""
     array, dtype = _floats("log_probs", log_probs)
-    x, rows, n_rows, n_classes = _rows("log_probs", array, axis)
+    x, rows, n_rows, n_classes = rows_of("log_probs", array, axis)
     classes, _ = _targets(targets, array, rows, axis, ignore_index)
     if classes is None:
         raise TypeError("targets of nll_loss must be class indices, of an integer type")
@@ -226,7 +226,7 @@ def nll_problem(
     s = None if sample_weight is None else _vector("sample_weight", sample_weight, rows, dtype)
     if out is not None:
         inputs = {"log_probs": log_probs, "targets": targets, "weight": weight, "sample_weight": sample_weight}
-        _shares(_output("out", out, rows if reduction == "none" else (), dtype), "out", inputs)
+        shares_memory(check_output("out", out, rows if reduction == "none" else (), dtype), "out", inputs)
     weight_sum = row_sum = 0.0
     if n_rows:
         bad_row, _, weight_sum, row_sum = reference.scan_targets(classes, n_classes, ignore_index, w, s)
@@ -242,16 +242,16 @@ def rows_problem(logits: ArrayLike, axis: int, out: Array | None, backend: str |
     axis = _integer("axis", axis)
     backend = _CHECKS["backend"]("backend", backend)
     array, dtype = _floats("logits", logits)
-    x, rows, n_rows, _ = _rows("logits", array, axis)
+    x, rows, n_rows, _ = rows_of("logits", array, axis)
     kernels = dispatch.backend(backend, array)
     if one_each:
         if out is not None:
-            _shares(_output("out", out, rows, dtype), "out", {"logits": logits})
+            shares_memory(check_output("out", out, rows, dtype), "out", {"logits": logits})
         fill = np.empty(n_rows, dtype)
         return RowsProblem(x, fill, kernels, rows, fill)
-    result = _empty_like(array) if out is None else _output("out", out, array.shape, array.dtype)
-    fill = result if axis in (-1, result.ndim - 1) else np.moveaxis(result, axis, -1)  # (which takes 4 µs)
-    if out is not None and _shares(result, "out", {"logits": logits}, in_place="logits"):
+    result = _empty_like(array) if out is None else check_output("out", out, array.shape, array.dtype)
+    fill = classes_last(result, axis)
+    if out is not None and shares_memory(result, "out", {"logits": logits}, in_place="logits"):
         x = fill
     return RowsProblem(x, fill, kernels, rows, result if out is None else out)
 
@@ -262,29 +262,40 @@ def rows_problem(logits: ArrayLike, axis: int, out: Array | None, backend: str |
 def _array(name: str, value: object) -> Array:
     if isinstance(value, ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and masks are not looked at: pass a plain array")
+    _check_on_cpu(name, value)
     try:
         return np.asarray(value)
     except Exception as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
 
 
+def _check_on_cpu(name: str, value: object) -> None:
+    if dispatch.on_gpu(value):
+        raise TypeError(f"{name} is on a GPU, but the first argument, which says where to compute, is not")
+
+
 def _floats(name: str, value: object) -> tuple[Array, DType]:
     """Give the array and the type of the arithmetic on it."""
     array: Array = value if type(value) is ndarray else _array(name, value)
-    arithmetic = _ARITHMETIC.get(array.dtype)
+    return array, _ARITHMETIC.get(array.dtype) or arithmetic_of(name, array.dtype)
+
+
+def arithmetic_of(name: str, dtype: DType) -> DType:
+    """Give the type of the arithmetic on numbers of a type."""
+    arithmetic = _ARITHMETIC.get(dtype)
     if arithmetic is None:
-        if array.dtype.name != "bfloat16" or not array.dtype.isnative:
-            raise TypeError(f"{name} must be {_FLOATS}, not {array.dtype}")
+        if dtype.name != "bfloat16" or not dtype.isnative:
+            raise TypeError(f"{name} must be {_FLOATS}, not {dtype}")
         arithmetic = _FLOAT32
-    return array, arithmetic
+    return arithmetic
 
 
-def _rows(name: str, array: Array, axis: int) -> tuple[Array, Shape, int, int]:
+def rows_of(name: str, array: Array, axis: int) -> tuple[Array, Shape, int, int]:
     """Give the array with the classes last, the shape of its rows, their number and the number of classes."""
     ndim = array.ndim
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis {axis} is out of range for {name} of shape {array.shape}")
-    x = array if axis in (-1, ndim - 1) else np.moveaxis(array, axis, -1)
+    x = classes_last(array, axis)
     shape = x.shape
     n_classes = shape[-1]
     if n_classes == 0:
@@ -292,34 +303,50 @@ def _rows(name: str, array: Array, axis: int) -> tuple[Array, Shape, int, int]:
     return x, shape[:-1], x.size // n_classes, n_classes
 
 
+def classes_last(array: Array, axis: int) -> Array:
+    """Give a view with the axis of the classes last."""
+    ndim = array.ndim
+    if axis in (-1, ndim - 1):
+        return array
+    axis %= ndim
+    return array.transpose(*range(axis), *range(axis + 1, ndim), axis)
+
+
+def are_classes(targets: Array, logits: Array, rows: Shape, axis: int) -> bool:
+    """Say whether targets are class indices, or else probabilities, of the right shape."""
+    dtype = targets.dtype
+    if dtype is _INT64 or dtype.kind in "iub":
+        if targets.shape != rows:
+            raise ValueError(
+                f"class targets must have shape {rows}, that of the logits, {logits.shape}, without axis {axis}, "
+                f"not {targets.shape}"
+            )
+        return True
+    try:
+        arithmetic_of("targets", dtype)
+    except TypeError:
+        raise TypeError(
+            f"targets must be class indices, of an integer type, or probabilities, {_FLOATS}; not {dtype}"
+        ) from None
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"targets of type {dtype} are probabilities and must have the shape of the logits, {logits.shape}, "
+            f"not {targets.shape}; class indices must be of an integer type"
+        )
+    return False
+
+
 def _targets(
     targets: object, logits: Array, rows: Shape, axis: int, ignore_index: int
 ) -> tuple[Array | None, Array | None]:
     """Give class indices as an int64 vector and None, or None and probabilities with the classes last."""
     array = targets if type(targets) is ndarray else _array("targets", targets)
-    dtype = array.dtype
-    if dtype is _INT64 or dtype.kind in "iub":
-        if array.shape != rows:
-            raise ValueError(
-                f"class targets must have shape {rows}, that of the logits, {logits.shape}, without axis {axis}, "
-                f"not {array.shape}"
-            )
-        flags = array.flags
-        if dtype is not _INT64 or not flags.c_contiguous or not flags.aligned:
-            array = _to_int64(array, ignore_index)
-        return (array if len(rows) == 1 else array.reshape(-1)), None
-    try:
-        array, _ = _floats("targets", array)
-    except TypeError:
-        raise TypeError(
-            f"targets must be class indices, of an integer type, or probabilities, {_FLOATS}; not {dtype}"
-        ) from None
-    if array.shape != logits.shape:
-        raise ValueError(
-            f"targets of type {dtype} are probabilities and must have the shape of the logits, {logits.shape}, "
-            f"not {array.shape}; class indices must be of an integer type"
-        )
-    return None, array if axis in (-1, array.ndim - 1) else np.moveaxis(array, axis, -1)
+    if not are_classes(array, logits, rows, axis):
+        return None, classes_last(array, axis)
+    flags = array.flags
+    if array.dtype is not _INT64 or not flags.c_contiguous or not flags.aligned:
+        array = _to_int64(array, ignore_index)
+    return (array if len(rows) == 1 else array.reshape(-1)), None
 
 
 def _to_int64(targets: Array, ignore_index: int) -> Array:
@@ -331,18 +358,34 @@ def _to_int64(targets: Array, ignore_index: int) -> Array:
 
 def _bad_target(targets: object, row: int, n_classes: int, ignore_index: int) -> IndexError:
     given = np.asarray(targets)
-    where = ", ".join(str(i) for i in np.unravel_index(row, given.shape))
+    return bad_target(given.shape, row, given.flat[row], n_classes, ignore_index)
+
+
+def bad_target(shape: Shape, row: int, value: object, n_classes: int, ignore_index: int) -> IndexError:
+    """Give the error of a target that is no class."""
+    where = ", ".join(str(i) for i in np.unravel_index(row, shape))
     return IndexError(
-        f"targets[{where or '()'}] is {given.flat[row]}, which is neither a class, in [0, {n_classes}), "
+        f"targets[{where or '()'}] is {value}, which is neither a class, in [0, {n_classes}), "
         f"nor ignore_index, {ignore_index}"
     )
 
 
 def _numeric(name: str, values: object) -> Array:
     array = _array(name, values)
-    if array.dtype.kind not in "iubf" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{name} must be of an integer or float type, not {array.dtype}")
+    check_numeric(name, array.dtype)
     return array
+
+
+def check_numeric(name: str, dtype: DType) -> None:
+    """Raise if numbers of a type are not real ones."""
+    if dtype.kind not in "iubf" and dtype.name != "bfloat16":
+        raise TypeError(f"{name} must be of an integer or float type, not {dtype}")
+
+
+def check_shape(name: str, found: Shape, wanted: Shape) -> None:
+    """Raise if shapes differ."""
+    if found != wanted:
+        raise ValueError(f"{name} must have shape {wanted}, not {found}")
 
 
 def _vector(name: str, values: object, shape: Shape, dtype: DType) -> Array:
@@ -350,8 +393,7 @@ def _vector(name: str, values: object, shape: Shape, dtype: DType) -> Array:
     if type(values) is ndarray and values.dtype is dtype and values.shape == shape and values.flags.carray:
         return values if len(shape) == 1 else values.reshape(-1)  # 6 µs less than what follows
     array = _numeric(name, values)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    check_shape(name, array.shape, shape)
     with np.errstate(all="ignore"):  # a number too large for the type becomes inf
         return np.require(array, dtype, ["C", "A"]).reshape(-1)
 
@@ -361,20 +403,27 @@ def _upstream(grad_output: object, rows: Shape, dtype: DType, reduction: str) ->
     array = _numeric("grad_output", grad_output)
     if array.shape == ():
         return None, float(array)
-    if reduction != "none":
-        raise ValueError(f"grad_output must be a scalar with reduction={reduction!r}; its shape is {array.shape}")
+    check_upstream(array.shape, reduction)
     return _vector("grad_output", array, rows, dtype), 1.0
+
+
+def check_upstream(shape: Shape, reduction: str) -> None:
+    """Raise if a gradient for each row is given for a loss that is one number."""
+    if reduction != "none":
+        raise ValueError(f"grad_output must be a scalar with reduction={reduction!r}; its shape is {shape}")
 
 
 # Arrays to write ------------------------------------------------------------------------------------------------------
 
 
-def _output(name: str, out: Array, shape: Shape, dtype: DType) -> Array:
+def check_output(name: str, out: Array, shape: Shape, dtype: DType) -> Array:
+    """Raise if an output cannot take what is to be written."""
     plain = type(out) is ndarray
+    if not plain:
+        _check_on_cpu(name, out)
     if not plain and (not isinstance(out, np.ndarray) or isinstance(out, ma.MaskedArray)):
         raise TypeError(f"{name} must be a NumPy array, without a mask, not {type(out).__name__}")
-    if out.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, not {out.shape}")
+    check_shape(name, out.shape, shape)
     if out.dtype is not dtype and out.dtype != dtype:
         raise ValueError(f"{name} must be of type {dtype}, not {out.dtype}")
     flags = out.flags
@@ -406,7 +455,7 @@ def _overlaps_itself(array: Array) -> bool:
     return False
 
 
-def _shares(out: Array, name: str, inputs: dict[str, Any], in_place: str = "") -> bool:
+def shares_memory(out: Array, name: str, inputs: dict[str, Any], in_place: str = "") -> bool:
     """Raise if an output shares memory with an input; but True if it is, whole, the memory of the input `in_place`."""
     if out.base is None:  # arrays that are nobody's views share no memory: 0.3 µs, where may_share_memory takes 0.8
         for other in inputs.values():
@@ -500,13 +549,15 @@ def _one_of(*allowed: object) -> Callable[[str, object], Any]:
     return check
 
 
-def _check_softcap(softcap: float, dtype: DType) -> None:
+def check_softcap(softcap: float, dtype: DType) -> None:
+    """Raise if the softcap is no number of the arithmetic type."""
     limits = np.finfo(dtype)
     if not float(limits.tiny) <= softcap <= float(limits.max):
         raise ValueError(f"softcap must lie in the range of {dtype}, the type of the arithmetic, but is {softcap}")
 
 
-def _check_aux(aux: object, class_targets: bool) -> None:
+def check_aux(aux: object, class_targets: bool) -> None:
+    """Raise if what else is asked for is not there to be had."""
     if not isinstance(aux, (tuple, list, set, frozenset)):
         raise TypeError(f"aux must be a tuple of names, such as ('lse',), not {type(aux).__name__}")
     for name in aux:

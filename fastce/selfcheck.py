@@ -19,7 +19,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, cross_entropy, cross_entropy_with_grad, log_softmax, logsumexp, nll_loss, softmax
+from . import (
+    __version__,
+    cross_entropy,
+    cross_entropy_with_grad,
+    log_softmax,
+    logsumexp,
+    nll_loss,
+    places,
+    softmax,
+)
 from .warmup import most_processes, warmup
 
 Array = NDArray[Any]
@@ -52,9 +61,13 @@ class Comparison(NamedTuple):
         return not self.error <= self.allowed
 
 
+_compute: places.Function = places.on_cpu  # where `run` says
+
+
 def run(
     *,
     quick: bool = False,
+    device: str = "cpu",
     groups: tuple[str, ...] | None = None,
     show: Callable[[str], object] = print,
     progress: Callable[[int, int, str], object] | None = None,
@@ -66,6 +79,8 @@ def run(
     ----------
     quick : bool
         float32 alone.
+    device : {"cpu", "cuda"}
+        Where to compute.
     groups : tuple of str, optional
         Names from `GROUPS`; all by default.
     show : callable
@@ -78,15 +93,32 @@ def run(
     bool
         Whether everything was within the allowed error.
     """
+    global _compute
+    before = _compute
+    _compute = places.on_gpu if device == "cuda" else places.on_cpu
+    try:
+        return _run(quick, device, groups, show, progress)
+    finally:
+        _compute = before
+
+
+def _run(
+    quick: bool,
+    device: str,
+    groups: tuple[str, ...] | None,
+    show: Callable[[str], object],
+    progress: Callable[[int, int, str], object] | None,
+) -> bool:
     start = time.perf_counter()
     types, missing = _types(quick)
-    names = tuple(GROUPS) if groups is None else groups
-    show(f"fastce {__version__}: cpu kernels against the NumPy reference in float64, logits of {', '.join(types)}")
+    names = tuple(n for n in GROUPS if device == "cpu" or n not in OF_THE_CPU) if groups is None else groups
+    show(f"fastce {__version__}: {device} kernels against the NumPy reference in float64, logits of {', '.join(types)}")
     show("errors are beyond those of rounding once to the type of the result; the first run on a machine also compiles")
     if missing:
         show(f"not checked: {missing}")
     with contextlib.suppress(Exception):  # which the groups meet again, and report
-        warmup(tuple(types), progress=progress, processes=most_processes())
+        if device == "cpu":
+            warmup(tuple(types), progress=progress, processes=most_processes())
     n_comparisons, wrong = 0, []
     for name in names:
         try:
@@ -182,7 +214,7 @@ def _against_reference(case: str, logits: Array, targets: Array, **options: Any)
     """Row losses, gradient and aux of the kernels against the reference in float64."""
     aux = AUX if targets.shape != logits.shape else ("lse", "argmax", "entropy")
     options = {"reduction": "none", "aux": aux, **options}
-    got = cross_entropy_with_grad(logits, targets, backend="cpu", **options)
+    got = _compute(cross_entropy_with_grad, logits, targets, backend="cpu", **options)
     exact = logits.astype(np.float64)
     want = cross_entropy_with_grad(exact, targets, backend="reference", **options)
     relative = ALLOWED["float64" if logits.dtype == np.float64 else "float32"]
@@ -216,22 +248,24 @@ def _worked(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
     weight = np.array([0.5, 1.0, 2.0])
     mixed_grad = [[-0.134791, 0.028524, 0.106267], [0.570656, 0.039937, -0.610593]]
     for backend in ("cpu", "reference"):
+        compute = _compute if backend == "cpu" else places.on_cpu
         for name, dtype in types.items():
             relative = ALLOWED["float64" if name == "float64" else "float32"]
-            sure = cross_entropy_with_grad(np.array([20.0, 0.0], dtype), np.array(0), backend=backend)
+            sure = compute(cross_entropy_with_grad, np.array([20.0, 0.0], dtype), np.array(0), backend=backend)
             loss, grad = math.log1p(math.exp(-20.0)), 1 / (1 + math.exp(20.0))
             yield _compare(f"[20, 0] {name} {backend} loss", sure.loss, loss, relative * loss)
             yield _compare(
                 f"[20, 0] {name} {backend} grad", sure.grad, [-grad, grad], 2 * relative * grad, ROUNDING[name]
             )
-            even = cross_entropy(np.zeros((5, 7), dtype), np.arange(5), backend=backend)
+            even = compute(cross_entropy, np.zeros((5, 7), dtype), np.arange(5), backend=backend)
             yield _compare(f"zeros(5, 7) {name} {backend}", even, math.log(7.0), relative * math.log(7.0))
-        result = cross_entropy_with_grad(x, np.array([0, 2]), weight=weight, label_smoothing=0.3, backend=backend)
+        options: dict[str, Any] = {"weight": weight, "backend": backend}
+        result = compute(cross_entropy_with_grad, x, np.array([0, 2]), label_smoothing=0.3, **options)
         yield _compare(f"weights, smoothing {backend} loss", result.loss, 2.5930219, 6e-8)
         yield _compare(f"weights, smoothing {backend} grad", result.grad, mixed_grad, 6e-7)
         lse = 3 + math.log(1 + math.exp(-1) + math.exp(-2))
         by_hand = 0.2 * 0.5 * (lse - 1) + 0.3 * 1.0 * (lse - 2) + 0.5 * 2.0 * (lse - 3)
-        soft = cross_entropy(x[0], np.array([0.2, 0.3, 0.5]), weight=weight, backend=backend)
+        soft = compute(cross_entropy, x[0], np.array([0.2, 0.3, 0.5]), **options)
         yield _compare(f"probabilities {backend}", soft, by_hand, ALLOWED["float64"] * by_hand)
 
 
@@ -248,7 +282,7 @@ def _layouts(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
         yield from _against_reference(f"every second class, reversed {name}", x[..., ::-2], y // 2)
         yield from _against_reference(f"every second row {name}", x[::2], y[::2])
         yield from _against_reference(f"one row {name}", x[0, 0], y[0, 0])
-        empty = cross_entropy_with_grad(x[:0], y[:0], reduction="sum", backend="cpu")
+        empty = _compute(cross_entropy_with_grad, x[:0], y[:0], reduction="sum", backend="cpu")
         yield _compare(f"no row {name}", empty.loss, 0.0)
 
 
@@ -321,7 +355,7 @@ def _special_values(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
         x[5], y[5] = np.nan, -100  # ignored, whatever it holds
         case = f"{shape[0]} x {shape[1]} {name}"
         yield from _against_reference(case, x, y)
-        loss = np.asarray(cross_entropy(x, y, reduction="none", backend="cpu"))
+        loss = np.asarray(_compute(cross_entropy, x, y, reduction="none", backend="cpu"))
         known = [math.nan, math.nan, loss[2], math.nan, math.inf, 0.0, loss[6]]
         yield _compare(case + " by the table", loss, known)
 
@@ -332,12 +366,12 @@ def _in_place(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
         x = _logits(shape, dtype)
         y = _targets(x)
         case = f"{shape[0]} x {shape[1]} {name}"
-        want = cross_entropy_with_grad(x, y, backend="cpu")
+        want = _compute(cross_entropy_with_grad, x, y, backend="cpu")
         given = np.empty_like(x)
-        loss = cross_entropy_with_grad(x, y, grad_out=given, backend="cpu").loss
+        loss = _compute(cross_entropy_with_grad, x, y, grad_out=given, backend="cpu").loss
         yield _compare(case + " grad_out", given, want.grad)
         yield _compare(case + " grad_out loss", loss, want.loss)
-        loss = cross_entropy_with_grad(x, y, grad_out=x, backend="cpu").loss
+        loss = _compute(cross_entropy_with_grad, x, y, grad_out=x, backend="cpu").loss
         yield _compare(case + " in place", x, want.grad)
         yield _compare(case + " in place loss", loss, want.loss)
 
@@ -374,11 +408,11 @@ def _softmax(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
         for function in (logsumexp, softmax, log_softmax):
             want = function(exact, backend="reference")
             rounding = EXACT if function is logsumexp else ROUNDING[name]
-            got = function(x, backend="cpu")
+            got = _compute(function, x, backend="cpu")
             yield _compare(f"{case} {function.__name__}", got, want, 2 * relative * np.abs(want), rounding)
         if name in ("float32", "float64"):
             y = _targets(x)
-            identity = nll_loss(log_softmax(x, backend="cpu"), y)
+            identity = _compute(nll_loss, _compute(log_softmax, x, backend="cpu"), y)
             want = cross_entropy(exact, y, backend="reference")
             yield _compare(f"{case} nll_loss(log_softmax)", identity, want, 2 * relative * np.abs(want))
 
@@ -393,7 +427,7 @@ def _bad_input(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
             y[-1] = bad
             case = f"{shape[0]} x {shape[1]} {name}, target {bad}"
             try:
-                cross_entropy_with_grad(x, y, grad_out=x, backend="cpu")
+                _compute(cross_entropy_with_grad, x, y, grad_out=x, backend="cpu")
                 yield Comparison(case + ": no error", math.inf, 0.0)
             except IndexError:
                 yield _compare(case, x, before)
@@ -414,3 +448,6 @@ GROUPS: dict[str, Callable[[dict[str, np.dtype[Any]]], Iterator[Comparison]]] = 
     "softmax": _softmax,
     "bad input": _bad_input,
 }
+
+# What only the CPU has: threads, and a short way for small calls.
+OF_THE_CPU = ("plain calls", "threads")

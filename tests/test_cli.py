@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,9 +327,14 @@ def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
-def test_check_on_a_device_that_is_not_there_yet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_on_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
     assert cli.main(["check", "--device", "cuda"]) == 2
-    assert "no GPU kernels yet" in capsys.readouterr().err
+    assert "pip install 'fastce[cuda13]'" in capsys.readouterr().err
+    no_gpu = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "cupy", no_gpu)
+    assert cli.main(["check", "--device", "cuda"]) == 2
+    assert "no GPU" in capsys.readouterr().err
 
 
 def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from numba import njit
 
 from fastce.kernels.cpu import gradient, maths
 from fastce.kernels.cpu.compile import inline
-from fastce.kernels.cpu.maths import FLOAT32, FLOAT64, LOG2E, constants
+from fastce.kernels.cpu.maths import constants
 from fastce.kernels.cpu.simd import (
     lane_buffer,
     lanes,
@@ -26,6 +26,7 @@ from fastce.kernels.cpu.simd import (
     store_lanes,
     store_part,
 )
+from fastce.kernels.formats import FLOAT32, FLOAT64, LOG2E
 
 FLOATS = (np.float32, np.float64)
 FORMATS = {np.float32: FLOAT32, np.float64: FLOAT64}

@@ -123,5 +123,6 @@ def _digest(data: bytes) -> bytes:
 @cache
 def _sources() -> str:
     """Digest of all the files that kernels are made of (of none in a zip file, which has a stamp as a whole)."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return _digest(b"".join(path.read_bytes() for path in files)).hex()
+    here = Path(__file__).parent
+    files = [*sorted(here.glob("*.py")), here.parent / "formats.py"]
+    return _digest(b"".join(path.read_bytes() for path in files if path.exists())).hex()

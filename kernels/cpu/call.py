@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..formats import LOG2E, LOG2E_REST
 from .compile import inline
-from .maths import LOG2E, LOG2E_REST
 from .simd import address_of, advance, fma, pointer, pointer_at, rounded
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes

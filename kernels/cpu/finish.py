@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..formats import LN2, LOG2E, LOG2E_REST
 from .call import (
     ARGMAX,
     CE_SCALE,
@@ -31,7 +32,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import times
-from .maths import LN2, LOG2E, LOG2E_REST, constants, log, log1p, power, power_parts
+from .maths import constants, log, log1p, power, power_parts
 from .simd import (
     absolute,
     apart,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..formats import LN2
 from .call import (
     FETCH,
     GRADIENT,
@@ -27,7 +28,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import spread_weights, times, value
-from .maths import LN2, constants, parts_above, power_parts
+from .maths import constants, parts_above, power_parts
 from .simd import (
     above_or_nan,
     absolute,

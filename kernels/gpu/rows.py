@@ -1,0 +1,165 @@
+"""A row: where it lies, what its target is, and how its chunks are read and written."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.cuda import types
+
+from .call import Call
+from .compile import inline
+from .maths import Maths
+from .memory import CHUNK_BYTES, Numbers, numbers_at
+from .vector import places, where
+
+load_long, store_long = numbers_at(types.int64)
+_load_int8, _ = numbers_at(types.int8)
+_load_int16, _ = numbers_at(types.int16)
+_load_int32, _ = numbers_at(types.int32)
+
+NO_TARGET = -1
+CHUNK_BITS = 4
+
+
+class Row(NamedTuple):
+    """One row, as its threads see it."""
+
+    n: int  # classes; 0 where there is no such row
+    x: int  # address of its first logit
+    shift: int  # how many elements that lies behind a multiple of 16 bytes
+    chunks: int
+    first_whole: Any  # chunks from this one
+    whole: int  # up to this one can be read at once
+    writable: int  # likewise, for the gradient
+    g: int  # address of the gradient's first element
+    q: int
+    y: Any  # the target, or NO_TARGET
+    ignored: bool
+    bad: bool  # the target is no class
+    number: int
+
+
+class Rows(NamedTuple):
+    """The functions below, for logits of one type."""
+
+    open: Any  # (call, number, there) -> Row
+    chunk: Any  # (row, k) -> chunk k, as loaded, where it can be read at once
+    edge: Any  # (call, row, k, filler) -> chunk k, as loaded, wherever it lies
+    put_chunk: Any  # (row, k, vector): into the gradient, where it can be written at once
+    put_edge: Any  # (call, row, k, vector): likewise, wherever it lies
+    inside: Any  # (row, k) -> which of its lanes belong to the row
+    spread: Any  # (call, row, k, inside) -> the spread weights of its classes
+    number_at: Any  # (address, index, otherwise) -> the number there, or ``otherwise`` where the address is 0
+    put_number: Any  # (address, index, value): where the address is not 0
+
+
+@inline
+def start_of(first, step, offsets, number):
+    """Address of a row."""
+    if offsets != 0:
+        return first + load_long(offsets + 8 * number)
+    return first + number * step
+
+
+@inline
+def target_at(targets, bytes_, ignore_index, number):
+    """A target of any integer type; what is beyond 64 bits with a sign becomes a number that is never a class."""
+    if bytes_ == -8 or bytes_ == 8:
+        y = load_long(targets + 8 * number)
+        if bytes_ == 8 and y < 0:
+            return np.int64(-2) if ignore_index == -1 else np.int64(-1)
+        return y
+    if bytes_ == -4 or bytes_ == 4:
+        y = np.int64(_load_int32(targets + 4 * number))
+        return y & 0xFFFFFFFF if bytes_ > 0 else y
+    if bytes_ == -2 or bytes_ == 2:
+        y = np.int64(_load_int16(targets + 2 * number))
+        return y & 0xFFFF if bytes_ > 0 else y
+    y = np.int64(_load_int8(targets + number))
+    return y & 0xFF if bytes_ > 0 else y
+
+
+@cache
+def rows(numbers: Numbers, maths: Maths) -> Rows:
+    """The accesses to rows of one type."""
+    item, lanes, item_bits = numbers.item, numbers.lanes, numbers.item.bit_length() - 1
+    lane_bits = lanes.bit_length() - 1
+    load, load_edge, widen, store, store_edge = (
+        numbers.load, numbers.load_edge, numbers.widen, numbers.store, numbers.store_edge,
+    )  # fmt: skip
+    load_numbers, zeros, number_bytes = numbers.load_numbers, numbers.zeros, numbers.arithmetic.bitwidth // 8
+    load_number, store_number = numbers_at(numbers.arithmetic)
+
+    @inline
+    def open_row(call: Call, number, there):
+        n = call.n_classes if there else 0
+        number = number if there else 0
+        x = start_of(call.x, call.x_step, call.x_offsets, number)
+        shift = (x & (CHUNK_BYTES - 1)) >> item_bits
+        g = start_of(call.g, call.g_step, call.g_offsets, number)
+        whole = (n + shift) >> lane_bits
+        writable = whole
+        if call.x_stride != item:
+            whole = 0
+        if call.g_stride != item or (g & (CHUNK_BYTES - 1)) >> item_bits != shift:
+            writable = 0
+        q = start_of(call.q, call.q_step, call.q_offsets, number)
+        y, ignored, bad = np.int64(NO_TARGET), False, False
+        if call.targets != 0 and there:
+            y = target_at(call.targets, call.target_bytes, call.ignore_index, number)
+            ignored = y == call.ignore_index
+            bad = not ignored and (y < 0 or y >= n)
+            if ignored or bad:
+                y = np.int64(NO_TARGET)
+        first_whole = np.int64(1) if shift > 0 else np.int64(0)
+        chunks = (n + shift + (lanes - 1)) >> lane_bits
+        return Row(n, x, shift, chunks, first_whole, whole, writable, g, q, y, ignored, bad, number)
+
+    @inline
+    def chunk(row: Row, k):
+        return load(row.x - (row.shift << item_bits) + (k << CHUNK_BITS))
+
+    @inline
+    def edge(call: Call, row: Row, k, filler):
+        return load_edge(row.x, call.x_stride, (k << lane_bits) - row.shift, row.n, filler)
+
+    @inline
+    def put_chunk(row: Row, k, vector):
+        store(row.g - (row.shift << item_bits) + (k << CHUNK_BITS), vector)
+
+    @inline
+    def put_edge(call: Call, row: Row, k, vector):
+        store_edge(row.g, call.g_stride, (k << lane_bits) - row.shift, row.n, vector)
+
+    @inline
+    def inside(row: Row, k):
+        place = places(zeros(), (k << lane_bits) - row.shift)
+        return (place >= 0) & (place < row.n)
+
+    @inline
+    def spread(call: Call, row: Row, k, belongs):
+        j = (k << lane_bits) - row.shift
+        c = zeros() + call.share
+        if call.q != 0:
+            if call.q_wide != 0:
+                c = load_numbers(row.q, call.q_stride, j, row.n) * call.keep + c
+            else:
+                c = widen(load_edge(row.q, call.q_stride, j, row.n, 0.0)) * call.keep + c
+        if call.weight != 0:
+            c = c * load_numbers(call.weight, number_bytes, j, row.n)
+        return where(belongs, c, 0.0)
+
+    @inline
+    def number_at(address, index, otherwise):
+        if address != 0:
+            return load_number(address + number_bytes * index)
+        return otherwise
+
+    @inline
+    def put_number(address, index, value):
+        if address != 0:
+            store_number(address + number_bytes * index, value)
+
+    return Rows(open_row, chunk, edge, put_chunk, put_edge, inside, spread, number_at, put_number)

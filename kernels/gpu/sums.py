@@ -1,0 +1,297 @@
+"""Sums over rows: denominators before the gradient, and the loss after. In float64, in a fixed order.
+
+Every block adds up a share of the rows; where there is one block, it finishes, and else another launch does, with one
+block. So nothing waits for the host, and nothing depends on which block comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+from numba.cuda import types
+
+from .compile import inline
+from .kernels import Kernel
+from .memory import numbers as numbers_of
+from .memory import numbers_at, place_in_block
+from .rows import start_of, target_at
+from .together import EVERY_LANE, FIELD_BYTES, WARP, WARP_BITS
+from .vector import bits, from_bits
+
+THREADS = 256
+SHARED_BYTES = 3 * FIELD_BYTES
+ROWS_A_BLOCK = 8192  # 32 for each thread
+MOST_BLOCKS = 256  # which the block that finishes reads a thread each
+
+# What a block leaves in `Sums.partials`, 8 bytes each.
+WEIGHT_SUM, ROW_SUM, BAD_ROW, PARTIAL_FIELDS = range(4)
+NO_BAD_ROW = 2**63 - 1
+
+_load_double, _store_double = numbers_at(types.float64)
+_load_long, _store_long = numbers_at(types.int64)
+_doubles = numbers_of("float64")
+_keep, _kept = _doubles.keep_one, _doubles.kept_one
+
+
+class Sums(NamedTuple):
+    """Everything these kernels are given. An address is 0 where something is not there."""
+
+    n_rows: int
+    n_classes: int
+    targets: int
+    target_bytes: int  # as in call.Call
+    ignore_index: int
+    weight: int
+    sample_weight: int
+    losses: int  # of the rows; also what `nll` fills
+    log_probs: int  # for `nll`: as x of call.Call
+    step: int
+    stride: int
+    offsets: int
+    share: int  # rows for each block
+    partials: int
+    n_partials: int
+    scales: int  # out: ce_scale, zl_scale and zl_ratio, of the arithmetic type
+    bad_row: int  # out: the first row with a bad target, or NO_BAD_ROW
+    divisor_at: int  # float64: what the sum of the losses is divided by, left by `weigh` for `add`; 0: ``divisor``
+    out: int  # out: the loss, of the arithmetic type
+    both: int  # 1: the z-loss has a denominator of its own
+
+    divisor: float
+    upstream: float
+    empty: float  # the mean over nothing
+
+
+N_INTEGERS = Sums._fields.index("divisor")
+SIGNATURE = types.void(
+    types.NamedTuple([types.int64] * N_INTEGERS + [types.float64] * (len(Sums._fields) - N_INTEGERS), Sums)
+)
+NAMES = ("weigh", "weigh_finish", "add", "add_finish", "nll")
+
+
+@cache
+def kernel(name: str, dtype: str) -> Kernel:
+    """Give a kernel for rows of a type."""
+    return Kernel(_MAKE[name](dtype), SIGNATURE, THREADS)
+
+
+@inline
+def _in_block(a, b, first):
+    """Sums of two numbers over the block, and the smallest of a whole one; for thread 0."""
+    for step in range(WARP_BITS):
+        distance = WARP >> (step + 1)
+        a += cuda.shfl_xor_sync(EVERY_LANE, a, distance)
+        b += cuda.shfl_xor_sync(EVERY_LANE, b, distance)
+        first = min(first, cuda.shfl_xor_sync(EVERY_LANE, first, distance))
+    thread = cuda.threadIdx.x
+    if thread & (WARP - 1) == 0:
+        at = place_in_block(8 * (thread >> WARP_BITS))
+        _keep(at, a)
+        _keep(at + FIELD_BYTES, b)
+        _keep(at + 2 * FIELD_BYTES, from_bits(first))
+    cuda.syncthreads()
+    if thread == 0:
+        for warp in range(1, THREADS >> WARP_BITS):
+            at = place_in_block(8 * warp)
+            a += _kept(at)
+            b += _kept(at + FIELD_BYTES)
+            first = min(first, bits(_kept(at + 2 * FIELD_BYTES)))
+    return a, b, first
+
+
+@inline
+def _share_of(call: Sums):
+    """The rows of this block: the first, and the one after the last."""
+    first = np.int64(cuda.blockIdx.x) * call.share
+    return first, min(first + call.share, call.n_rows)
+
+
+@inline
+def _partial(call: Sums, field):
+    return call.partials + 8 * (PARTIAL_FIELDS * np.int64(cuda.blockIdx.x) + field)
+
+
+@inline
+def _partials_together(call: Sums):
+    """What all blocks found; for thread 0."""
+    a, b, first, i = 0.0, 0.0, np.int64(NO_BAD_ROW), np.int64(cuda.threadIdx.x)
+    if i < call.n_partials:
+        at = call.partials + 8 * PARTIAL_FIELDS * i
+        a, b, first = _load_double(at), _load_double(at + 8 * ROW_SUM), _load_long(at + 8 * BAD_ROW)
+    return _in_block(a, b, first)
+
+
+class _Numbers:
+    """Access to numbers of the arithmetic type, as float64."""
+
+    def __init__(self, dtype: str) -> None:
+        numbers = numbers_of(dtype)
+        load, store = numbers_at(numbers.arithmetic)
+        bytes_ = numbers.arithmetic.bitwidth // 8
+        narrow = np.float64 if dtype == "float64" else np.float32
+
+        @inline
+        def number_at(address, index, otherwise):
+            if address != 0:
+                return np.float64(load(address + bytes_ * index))
+            return otherwise
+
+        @inline
+        def put(address, index, value):
+            store(address + bytes_ * index, narrow(value))
+
+        self.at, self.put, self.narrow = number_at, put, narrow
+
+
+@cache
+def _weighing(dtype: str) -> tuple[Any, Any]:
+    """How a block weighs its rows, and how the last one leaves what the others need."""
+    number_at, put = _Numbers(dtype).at, _Numbers(dtype).put
+
+    @inline
+    def weigh(call: Sums):
+        weight_sum, row_sum, bad_row = 0.0, 0.0, np.int64(NO_BAD_ROW)
+        first, last = _share_of(call)
+        i = first + np.int64(cuda.threadIdx.x)
+        while i < last:
+            y, s = np.int64(0), number_at(call.sample_weight, i, 1.0)
+            w, counts = 1.0, True
+            if call.targets != 0:
+                y = target_at(call.targets, call.target_bytes, call.ignore_index, i)
+                counts = y != call.ignore_index
+                if counts and (y < 0 or y >= call.n_classes):
+                    bad_row = min(bad_row, i)
+                elif counts:
+                    w = number_at(call.weight, y, 1.0)
+            if counts:
+                weight_sum, row_sum = weight_sum + s * w, row_sum + s
+            i += THREADS
+        return _in_block(weight_sum, row_sum, bad_row)
+
+    @inline
+    def leave(call: Sums, weight_sum, row_sum, bad_row):
+        """For thread 0: what the losses and gradients of a mean are divided by, as in `reduction.scales`."""
+        if call.bad_row != 0:
+            _store_long(call.bad_row, bad_row)
+        if call.scales != 0:
+            ce, zl = weight_sum, row_sum if call.both != 0 else weight_sum
+            if ce == 0.0 or zl == 0.0:
+                put(call.scales, 0, 0.0)
+                put(call.scales, 1, 0.0)
+                put(call.scales, 2, 1.0)
+                ce = 0.0
+            else:
+                put(call.scales, 0, call.upstream / ce)
+                put(call.scales, 1, call.upstream / zl)
+                put(call.scales, 2, ce / zl)
+            _store_double(call.divisor_at, ce)
+
+    return weigh, leave
+
+
+def _weigh(dtype: str) -> Callable[[Sums], None]:
+    weigh, leave = _weighing(dtype)
+
+    def kernel(call: Sums) -> None:
+        weight_sum, row_sum, bad_row = weigh(call)
+        if cuda.threadIdx.x == 0:
+            if cuda.gridDim.x == 1:
+                leave(call, weight_sum, row_sum, bad_row)
+            else:
+                _store_double(_partial(call, WEIGHT_SUM), weight_sum)
+                _store_double(_partial(call, ROW_SUM), row_sum)
+                _store_long(_partial(call, BAD_ROW), bad_row)
+
+    return kernel
+
+
+def _weigh_finish(dtype: str) -> Callable[[Sums], None]:
+    _, leave = _weighing(dtype)
+
+    def kernel(call: Sums) -> None:
+        weight_sum, row_sum, bad_row = _partials_together(call)
+        if cuda.threadIdx.x == 0:
+            leave(call, weight_sum, row_sum, bad_row)
+
+    return kernel
+
+
+def _leaving_loss(dtype: str) -> Any:
+    put = _Numbers(dtype).put
+
+    @inline
+    def leave(call: Sums, total):
+        """For thread 0: the loss."""
+        divisor = _load_double(call.divisor_at) if call.divisor_at != 0 else call.divisor
+        put(call.out, 0, total / divisor if divisor != 0.0 else call.empty)
+
+    return leave
+
+
+def _add(dtype: str) -> Callable[[Sums], None]:
+    number_at, leave = _Numbers(dtype).at, _leaving_loss(dtype)
+
+    def kernel(call: Sums) -> None:
+        total = 0.0
+        first, last = _share_of(call)
+        i = first + np.int64(cuda.threadIdx.x)
+        while i < last:
+            total += number_at(call.losses, i, 0.0)
+            i += THREADS
+        total, _, _ = _in_block(total, 0.0, np.int64(NO_BAD_ROW))
+        if cuda.threadIdx.x == 0:
+            if cuda.gridDim.x == 1:
+                leave(call, total)
+            else:
+                _store_double(_partial(call, WEIGHT_SUM), total)
+                _store_double(_partial(call, ROW_SUM), 0.0)
+                _store_long(_partial(call, BAD_ROW), np.int64(NO_BAD_ROW))
+
+    return kernel
+
+
+def _add_finish(dtype: str) -> Callable[[Sums], None]:
+    leave = _leaving_loss(dtype)
+
+    def kernel(call: Sums) -> None:
+        total, _, _ = _partials_together(call)
+        if cuda.threadIdx.x == 0:
+            leave(call, total)
+
+    return kernel
+
+
+def _nll(dtype: str) -> Callable[[Sums], None]:
+    number_at, put = _Numbers(dtype).at, _Numbers(dtype).put
+    load_one = numbers_of(dtype).load_one
+
+    def kernel(call: Sums) -> None:
+        """A thread for each row: the loss of `reference.nll_loss`, times ``upstream``."""
+        i = np.int64(cuda.blockIdx.x) * THREADS + np.int64(cuda.threadIdx.x)
+        if i >= call.n_rows:
+            return
+        y, loss = target_at(call.targets, call.target_bytes, call.ignore_index, i), 0.0
+        if y != call.ignore_index:
+            if y >= 0 and y < call.n_classes:
+                at = start_of(call.log_probs, call.step, call.offsets, i) + y * call.stride
+                w, p = number_at(call.weight, y, 1.0), np.float64(load_one(at))
+                if not (w == 0.0 and abs(p) == np.inf):
+                    loss = 0.0 - w * p * (number_at(call.sample_weight, i, 1.0) * call.upstream)
+            else:
+                loss = np.nan
+        put(call.losses, i, loss)
+
+    return kernel
+
+
+_MAKE: dict[str, Callable[[str], Callable[[Sums], None]]] = {
+    "weigh": _weigh,
+    "weigh_finish": _weigh_finish,
+    "add": _add,
+    "add_finish": _add_finish,
+    "nll": _nll,
+}

@@ -1,0 +1,306 @@
+"""Vectors for Numba's CUDA target: 16 bytes of logits as one value, in the type they are computed in.
+
+Numba loads and stores one element at a time, and only accesses of 16 bytes a thread keep enough of them in flight for
+the memory of a GPU. A ``Vec`` is what such an access reads, and arithmetic on it is that of its lanes. Functions here
+take vectors and scalars alike; where both meet, the scalar stands for a vector of it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.cuda import cgutils, types
+from numba.cuda.core.imputils import lower_builtin
+from numba.cuda.extending import core_models, intrinsic, register_model
+from numba.cuda.typing.templates import AbstractTemplate, infer_global, signature
+
+I1, I16, I32, I64 = (ir.IntType(n) for n in (1, 16, 32, 64))
+_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+class Vec(types.Type):
+    """``lanes`` values of the Numba type ``element`` (boolean for the result of a comparison)."""
+
+    def __init__(self, element: types.Type, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"Vec({element}, {lanes})")
+
+    @property
+    def key(self) -> tuple[types.Type, int]:
+        return self.element, self.lanes
+
+    @property
+    def ir(self) -> ir.Type:
+        return ir.VectorType(ir_of(self.element), self.lanes)
+
+    def of(self, element: types.Type) -> Vec:
+        return Vec(element, self.lanes)
+
+
+@register_model(Vec)
+class _VecModel(core_models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Vec) -> None:
+        super().__init__(dmm, fe_type, fe_type.ir)
+
+
+def ir_of(ty: types.Type) -> ir.Type:
+    """LLVM's type of a value in a register."""
+    if isinstance(ty, Vec):
+        return ty.ir
+    return _FLOATS.get(ty) or (I1 if ty == types.boolean else ir.IntType(ty.bitwidth))
+
+
+def element_of(ty: types.Type) -> types.Type:
+    return ty.element if isinstance(ty, Vec) else ty
+
+
+def like(ty: types.Type, element: types.Type) -> types.Type:
+    """The type with as many lanes as ``ty``, of ``element``."""
+    return ty.of(element) if isinstance(ty, Vec) else element
+
+
+def splat(builder: ir.IRBuilder, value: ir.Value, vec: ir.VectorType) -> ir.Value:
+    one = builder.insert_element(ir.Constant(vec, ir.Undefined), value, I32(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, vec.count), [0] * vec.count))
+
+
+def as_type(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type, wanted: types.Type) -> ir.Value:
+    """A value as one of another type: of another number, or as a vector of it."""
+    if isinstance(ty, Vec):
+        return value
+    scalar = context.cast(builder, value, ty, element_of(wanted))
+    return splat(builder, scalar, wanted.ir) if isinstance(wanted, Vec) else scalar
+
+
+def call(builder: ir.IRBuilder, name: str, returns: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """Call a function of LLVM's."""
+    declared = ir.FunctionType(returns, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, declared, name), args)
+
+
+def suffix(ty: ir.Type) -> str:
+    """How LLVM's names of intrinsics spell a type."""
+    if isinstance(ty, ir.VectorType):
+        return f"v{ty.count}{suffix(ty.element)}"
+    return {"float": "f32", "double": "f64", "half": "f16"}.get(str(ty), str(ty))
+
+
+# --- operators -------------------------------------------------------------------------------------------------------
+
+
+def _operator(function: Callable[..., Any], on_float: str | None, on_int: str | None, compare: str = "") -> None:
+    """Give ``function`` a meaning for two vectors, or a vector and a scalar."""
+
+    @infer_global(function)
+    class Typing(AbstractTemplate):
+        def generic(self, args: tuple[types.Type, ...], kws: object) -> Any:
+            vecs = [a for a in args if isinstance(a, Vec)]
+            if len(args) == 2 and vecs and all(isinstance(a, (Vec, types.Number)) for a in args):
+                return signature(vecs[0].of(types.boolean) if compare else vecs[0], *args)
+            return None
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple[ir.Value, ...]) -> ir.Value:
+        vec = next(a for a in sig.args if isinstance(a, Vec))
+        a, b = (as_type(context, builder, v, t, vec) for v, t in zip(args, sig.args, strict=True))
+        name = on_float if isinstance(vec.element, types.Float) else on_int
+        if name is None:
+            raise TypeError(f"{function.__name__} is not defined for {vec}")
+        build = getattr(builder, name)
+        return build(compare, a, b) if compare else build(a, b)
+
+    for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
+        lower_builtin(function, left, right)(lower)
+
+
+_operator(operator.add, "fadd", "add")
+_operator(operator.sub, "fsub", "sub")
+_operator(operator.mul, "fmul", "mul")
+_operator(operator.truediv, "fdiv", None)
+_operator(operator.and_, None, "and_")
+_operator(operator.or_, None, "or_")
+for _function, _symbol in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.eq, "=="),
+):
+    _operator(_function, "fcmp_ordered", "icmp_signed", _symbol)  # ordered: false where either is NaN
+_operator(operator.ne, "fcmp_unordered", "icmp_signed", "!=")
+
+
+# --- functions of one element ----------------------------------------------------------------------------------------
+
+
+def _widest(args: tuple[types.Type, ...]) -> types.Type:
+    """The vector among the arguments, or else the first float that is no literal's."""
+    vecs = [a for a in args if isinstance(a, Vec)]
+    return vecs[0] if vecs else min((a for a in args if isinstance(a, types.Float)), key=lambda a: a.bitwidth)
+
+
+@intrinsic
+def fma(typingctx: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
+    """``a * b + c``, rounded once."""
+    result = _widest((a, b, c))
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        values = [as_type(context, builder, v, t, result) for v, t in zip(args, sig.args, strict=True)]
+        return call(builder, f"llvm.fma.{suffix(ir_of(result))}", ir_of(result), values)
+
+    return result(a, b, c), codegen
+
+
+@intrinsic
+def polynomial(typingctx: Any, x: types.Type, coefficients: types.UniTuple) -> Any:
+    """``c[0] + c[1] * x + c[2] * x**2 + ...`` by Horner's rule, a fused multiply-add each."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        terms = cgutils.unpack_tuple(builder, args[1])
+        terms = [as_type(context, builder, term, sig.args[1].dtype, x) for term in terms]
+        value = terms.pop()
+        while terms:
+            value = call(builder, f"llvm.fma.{suffix(ir_of(x))}", ir_of(x), [value, args[0], terms.pop()])
+        return value
+
+    return x(x, coefficients), codegen
+
+
+@intrinsic
+def larger(typingctx: Any, a: types.Type, b: types.Type) -> Any:
+    """The larger of two; the other one where one is NaN."""
+    result = _widest((a, b))
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        values = [as_type(context, builder, v, t, result) for v, t in zip(args, sig.args, strict=True)]
+        return call(builder, f"llvm.maxnum.{suffix(ir_of(result))}", ir_of(result), values)
+
+    return result(a, b), codegen
+
+
+@intrinsic
+def where(typingctx: Any, mask: types.Type, a: types.Type, b: types.Type) -> Any:
+    """``a`` where ``mask`` holds, else ``b``."""
+    vecs = [t for t in (a, b) if isinstance(t, Vec)]
+    numbers = [t for t in (a, b) if not isinstance(t, Vec)]
+    result = vecs[0] if vecs else like(mask, min(numbers, key=lambda t: t.bitwidth))
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        x, y = (as_type(context, builder, v, t, result) for v, t in zip(args[1:], sig.args[1:], strict=True))
+        return builder.select(args[0], x, y)
+
+    return result(mask, a, b), codegen
+
+
+def _int_like(ty: types.Type) -> types.Type:
+    return like(ty, types.int32 if element_of(ty).bitwidth == 32 else types.int64)
+
+
+@intrinsic
+def bits(typingctx: Any, a: types.Type) -> Any:
+    """The bits of floats, as integers of the same width."""
+    result = _int_like(a)
+    return result(a), lambda context, builder, sig, args: builder.bitcast(args[0], ir_of(result))
+
+
+@intrinsic
+def from_bits(typingctx: Any, a: types.Type) -> Any:
+    """The floats that have these bits."""
+    result = like(a, types.float32 if element_of(a).bitwidth == 32 else types.float64)
+    return result(a), lambda context, builder, sig, args: builder.bitcast(args[0], ir_of(result))
+
+
+@intrinsic
+def shifted_left(typingctx: Any, a: types.Type, by: types.Integer) -> Any:
+    """Integers, their bits moved up; for scalars too, of which Numba would make 64-bit ones."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.shl(args[0], as_type(context, builder, args[1], sig.args[1], a))
+
+    return a(a, by), codegen
+
+
+def _by_lanes(builder: ir.IRBuilder, value: ir.Value, one: Callable[[ir.Value], ir.Value]) -> ir.Value:
+    if not isinstance(value.type, ir.VectorType):
+        return one(value)
+    result = ir.Constant(value.type, ir.Undefined)
+    for i in range(value.type.count):
+        result = builder.insert_element(result, one(builder.extract_element(value, I32(i))), I32(i))
+    return result
+
+
+def _of_float32(assembly: str) -> Any:
+    """An instruction from float32 to float32."""
+
+    @intrinsic
+    def instruction(typingctx: Any, a: types.Type) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            of_one = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
+            return _by_lanes(builder, args[0], lambda one: builder.asm(of_one, assembly, "=f,f", [one], False))
+
+        return a(a), codegen
+
+    return instruction
+
+
+# 2**a, looked up; subnormal numbers are 0.
+exp2_approximate = _of_float32("ex2.approx.ftz.f32 $0, $1;")
+
+# A number whose bits are those of another, moved into the exponent (which spares the way over integers).
+mantissa_to_exponent = _of_float32("shl.b32 $0, $1, 23;")
+
+
+# --- lanes -----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def places(typingctx: Any, of: Vec, first: types.Integer) -> Any:
+    """``first`` and the whole numbers after it, 32 bits each, a lane each."""
+    result = of.of(types.int32)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        start = as_type(context, builder, args[1], sig.args[1], result)
+        return builder.add(start, ir.Constant(result.ir, list(range(result.lanes))))
+
+    return result(of, first), codegen
+
+
+def _fold(builder: ir.IRBuilder, value: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
+    parts = [builder.extract_element(value, I32(i)) for i in range(value.type.count)]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [combine(a, b) for a, b in zip(parts[:half], parts[half:], strict=True)]
+    return parts[0]
+
+
+@intrinsic
+def total(typingctx: Any, a: Vec) -> Any:
+    """Sum of the lanes, in halves."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _fold(builder, args[0], builder.fadd if isinstance(a.element, types.Float) else builder.add)
+
+    return a.element(a), codegen
+
+
+@intrinsic
+def largest(typingctx: Any, a: Vec) -> Any:
+    """The largest lane that is not NaN."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        one = ir_of(a.element)
+        return _fold(builder, args[0], lambda x, y: call(builder, f"llvm.maxnum.{suffix(one)}", one, [x, y]))
+
+    return a.element(a), codegen
+
+
+@intrinsic
+def smallest_place(typingctx: Any, a: Vec) -> Any:
+    """The smallest of whole numbers."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _fold(builder, args[0], lambda x, y: builder.select(builder.icmp_signed("<", x, y), x, y))
+
+    return a.element(a), codegen
