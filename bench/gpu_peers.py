@@ -1,6 +1,6 @@
 """The other libraries on a GPU: the call that their users write, on tensors that share CuPy's memory.
 
-Each is imported when it is asked for. Gradients are given back and not kept, so that all of a cell fit beside each other.
+Each is imported when it is asked for. Gradients are given back and not kept, so that all of a cell fit on the GPU.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def quack_one_pass(p: GpuProblem) -> Contender:
 
 
 def _both(make: Callable[[], Loss], overwrites: bool = False) -> dict[str, Any]:
-    options = {"make": make, "overwrites": overwrites}
-    return {"forward": partial(forward, **options), "gradient": partial(gradient, **options)}
+    builders = {"forward": forward, "gradient": gradient}
+    return {name: partial(build, make=make, overwrites=overwrites) for name, build in builders.items()}
 
 
 TORCH = _both(eager)
