@@ -1,10 +1,10 @@
 """A model of the kernels' speed on GPUs: bytes and instructions, counted, over the rates of data sheets.
 
 The time of loss and gradient is the longer of two: that of the memory, for the bytes that the kernel reads and
-writes, and that of the multiprocessors, for the instructions of its threads, all taken to be as fast as those of float32
-(A100 and T4 do integer ones beside them, and may be faster). Launches, latencies and the last wave of blocks are left
-out, and so are few rows, where these are most of the time. No kernel has run on a GPU yet, so nothing of this has been
-compared with one.
+writes, and that of the multiprocessors, for the instructions of its threads, all taken to be as fast as those of
+float32 (A100 and T4 do integer ones beside them, and may be faster). Launches, latencies and the last wave of blocks
+are left out, and so are few rows, where these are most of the time. No kernel has run on a GPU yet, so nothing of this
+has been compared with one.
 
 `python -m fastce.bench.gpu_model --readme README.md` writes the table into the README. It needs numba-cuda, no GPU.
 """
@@ -143,9 +143,9 @@ def to_markdown() -> str:
     return (
         "**A model's prediction, not a measurement: no kernel of fastce has run on a GPU yet.** Loss with gradient, at "
         "best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the rates of data "
-        "sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's speed, each "
-        "logit read once and each element of the gradient written once; rows too long for the chip are read twice. "
-        "`bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
+        "sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
+        "speed, each logit read once and each element of the gradient written once; rows too long for the chip are "
+        "read twice. `bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
     )
 
 
