@@ -3,8 +3,9 @@
 The time of loss and gradient is the longer of two: that of the memory, for the bytes that the kernel reads and
 writes, and that of the multiprocessors, for the instructions of its threads, all taken to be as fast as those of
 float32 (A100 and T4 do integer ones beside them, and may be faster). Launches, latencies and the last wave of blocks
-are left out, and so are few rows, where these are most of the time. No kernel has run on a GPU yet, so nothing of this
-has been compared with one.
+are left out, and so are few rows, where these are most of the time. Rows that are read twice are taken to come from
+memory both times; a large level-2 cache may still have them. No kernel has run on a GPU yet, so nothing of this has
+been compared with one.
 
 `python -m fastce.bench.gpu_model --readme README.md` writes the table into the README. It needs numba-cuda, no GPU.
 """

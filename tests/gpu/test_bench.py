@@ -241,6 +241,7 @@ def test_all_of_it_with_made_up_timings(numpy_as_cupy, monkeypatch, tmp_path, ca
         ("free_bytes", lambda: 10**9),
         ("give_memory_back", lambda: None),
         ("machine", lambda: {"GPU": "made up"}),
+        ("BUDGET", 0.0),
         ("PROVIDERS", {name: PROVIDERS[name] for name in ("fastce", "fastce-in-place", "numpy", "torch")}),
     ):
         monkeypatch.setattr(gpu, name, value)
