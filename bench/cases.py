@@ -177,9 +177,15 @@ def installed_types(names: Iterable[str] = tuple(TYPES)) -> tuple[list[str], dic
 
 
 def _split(names: Iterable[str], needs: dict[str, tuple[str, ...]]) -> tuple[list[str], dict[str, str]]:
-    left_out = {}
-    for name in names:
-        missing = [package for package in needs[name] if not find_spec(package)]
-        if missing:
-            left_out[name] = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
+    left_out = missing({name: needs[name] for name in names})
     return [name for name in names if name not in left_out], left_out
+
+
+def missing(needs: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Say of who needs packages that are not installed which they are."""
+    left_out = {}
+    for name, packages in needs.items():
+        absent = [package for package in packages if not find_spec(package)]
+        if absent:
+            left_out[name] = f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
+    return left_out

@@ -62,12 +62,16 @@ COARSE = {
 
 
 class Oracle:
-    """What each function of the table gives for a problem, in float64: losses of all rows, arrays of a sample."""
+    """What each function of the table gives for a problem, in float64: losses of all rows, arrays of a sample.
 
-    def __init__(self, problem: Problem) -> None:
+    With `times`, of the problem's rows so many times, one copy after the other.
+    """
+
+    def __init__(self, problem: Problem, times: int = 1) -> None:
         self._logits, self._targets = problem.logits, problem.targets
         n_rows, n_classes = problem.logits.shape
-        self.rows = sample(n_rows, max(1, SAMPLE // n_classes))
+        self.n_rows = n_rows * times
+        self.rows = sample(self.n_rows, max(1, SAMPLE // n_classes))
         self._arrays: dict[str, NDArray[Any]] = {}
         # A 16-bit result may lie between 0 and the smallest number above it.
         self.floor = 2.0**-25 if problem.logits.dtype == np.float16 else 0.0
@@ -92,19 +96,24 @@ class Oracle:
         return self._arrays[function]
 
     def _array(self, function: str) -> NDArray[Any]:
-        chosen = self._logits[self.rows].astype(np.float64)
+        rows = self.rows % len(self._logits)
+        chosen = self._logits[rows].astype(np.float64)
         if function == "gradient":
             result = fastce.cross_entropy_with_grad(
                 chosen,
-                self._targets[self.rows],
+                self._targets[rows],
                 reduction="sum",
-                normalizer=len(self._logits),
+                normalizer=self.n_rows,
                 grad_out=chosen,
                 backend="reference",
             )
             return result.grad
         of_rows: NDArray[Any] = np.asarray(getattr(fastce, function)(chosen, backend="reference"))
         return of_rows.reshape(len(chosen), -1)
+
+    def chosen(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Rows of the sample, of an array of all rows."""
+        return array[self.rows]
 
     def check(self, name: str, function: str, contender: Contender, tolerance: Tolerance) -> None:
         """Call the contender once; raise AssertionError where its result is further off than allowed."""
@@ -117,11 +126,11 @@ class Oracle:
         if array is None:
             return
         want = self.array(function)
-        error = np.abs(array[self.rows].astype(np.float64) - want).max(axis=1)
+        error = np.abs(self.chosen(array).astype(np.float64) - want).max(axis=1)
         largest = np.abs(want).max(axis=1)
         if function == "gradient":
             of_row = tolerance.row * largest if tolerance.row < _NONE else _NONE  # 0 * inf is no bound
-            allowed = np.minimum(tolerance.grad / len(self._logits), of_row)
+            allowed = np.minimum(tolerance.grad / self.n_rows, of_row)
         elif function == "logsumexp":
             allowed = tolerance.loss * np.maximum(largest, 1)
         else:

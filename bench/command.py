@@ -16,7 +16,7 @@ import numba
 from . import compare, memory, page, report
 from .cases import FUNCTIONS, OURS, PROVIDERS, TYPES, YARDSTICKS, installed, installed_types
 from .measurements import MEASUREMENTS, Choice, steps
-from .run import Record, Results, results
+from .run import Record, Results, machine, results
 
 PEERS = [name for name in PROVIDERS if name not in OURS and name not in YARDSTICKS]
 OK, WRONG, USAGE = 0, 1, 2
@@ -133,7 +133,9 @@ def measure(args: argparse.Namespace, arguments: Sequence[str], progress: Callab
         progress(done, len(todo), step.label)
         records += step.run()
     left_out |= choice.wrong
-    return results(records, choice.providers, left_out, shlex.join(["python", "-m", "fastce", "bench", *arguments]))
+    packages = {package for name in choice.providers for package in PROVIDERS[name].needs}
+    command = shlex.join(["python", "-m", "fastce", "bench", *arguments])
+    return results(records, packages, left_out, command, machine())
 
 
 def choose(args: argparse.Namespace) -> tuple[Choice, dict[str, str]]:

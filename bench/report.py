@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import page, plots
 from .run import Results
-from .tables import facts, tables
+from .tables import Table, facts, tables
 
 START, END = "<!-- benchmark:start -->", "<!-- benchmark:end -->"
 _SPREAD = re.compile(r" \([\d.]+ to [\d.]+\)")
@@ -40,11 +40,25 @@ def to_text(results: Results) -> str:
     parts = []
     for name, with_spreads in tables(results).items():
         rows = [[_SPREAD.sub("", cell) for cell in row] for row in with_spreads]  # lines are long enough without
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        parts.append("\n".join([name, "", *lines]))
-    lines = [textwrap.fill(line, 118, subsequent_indent="  ", break_on_hyphens=False) for line in facts(results)]
-    return "\n\n".join([*parts, "\n".join(lines)])
+        parts.append(f"{name}\n\n{lay_out(rows)}")
+    return "\n\n".join([*parts, wrap(facts(results))])
+
+
+def lay_out(rows: Table) -> str:
+    """Write a table in columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def wrap(sentences: Sequence[str]) -> str:
+    """Write sentences in lines that a terminal has room for."""
+    return "\n".join(textwrap.fill(line, 118, subsequent_indent="  ", break_on_hyphens=False) for line in sentences)
+
+
+def markdown_table(rows: Table) -> str:
+    """Write a table for a README."""
+    header, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---:"] * len(header), *body))
 
 
 def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
@@ -53,9 +67,8 @@ def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
     if len(parts) > 3:
         more = "\n\n".join(parts[3:])
         parts[3:] = [f"<details><summary>More plots</summary>\n\n{more}\n\n</details>"]
-    for i, (name, (header, *rows)) in enumerate(tables(results).items()):
-        ruler = ["---:"] * len(header)
-        body = "\n".join("| " + " | ".join(row) + " |" for row in (header, ruler, *rows))
+    for i, (name, rows) in enumerate(tables(results).items()):
+        body = markdown_table(rows)
         if i == 0:
             parts.append(f"{name}:\n\n{body}")
         else:
@@ -63,7 +76,7 @@ def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in facts(results))])
 
 
-def write_between_markers(path: Path, text: str) -> None:
+def write_between_markers(path: Path, text: str, start: str = START, end: str = END) -> None:
     """Replace what stands between the two markers of a file; the rest stays as it is.
 
     Raises
@@ -72,10 +85,10 @@ def write_between_markers(path: Path, text: str) -> None:
         If the file does not hold each marker once, in order.
     """
     old = path.read_text(encoding="utf-8")
-    if old.count(START) != 1 or old.count(END) != 1 or old.index(START) > old.index(END):
-        raise ValueError(f"{path} needs the lines {START} and {END}, once each and in this order")
-    before, after = old.split(START)[0], old.split(END)[1]
-    path.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    if old.count(start) != 1 or old.count(end) != 1 or old.index(start) > old.index(end):
+        raise ValueError(f"{path} needs the lines {start} and {end}, once each and in this order")
+    before, after = old.split(start)[0], old.split(end)[1]
+    path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def write_readme(results: Results, readme: Path, json_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import platform
 import statistics
 from collections.abc import Iterable
@@ -21,7 +20,11 @@ from .contenders import Problem, dtype_of
 from .timing import Race
 
 SEED = 0
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # that are not named as the module they bring
+DISTRIBUTIONS = {  # that are not named as the module they bring, and others that bring it
+    "sklearn": ["scikit-learn"],
+    "cupy": sysinfo.OPTIONAL_PARTS["cupy"][1],
+    "quack": ["quack-kernels"],
+}
 
 
 class Times(TypedDict):
@@ -125,17 +128,19 @@ def summary(seconds: list[float], repeats: int) -> Times:
     )
 
 
-def results(records: list[Record], providers: Iterable[str], left_out: dict[str, str], command: str) -> Results:
-    """Put the records together with machine, versions, command and date."""
+def results(
+    records: list[Record], packages: Iterable[str], left_out: dict[str, str], command: str, where: dict[str, str]
+) -> Results:
+    """Put the records together with the machine, versions of packages, command and date."""
     versions = {name: text for name, text in sysinfo.versions().items() if name != "platform"}
-    for package in sorted({package for name in providers for package in PROVIDERS[name].needs}):
-        name = DISTRIBUTIONS.get(package, package)
-        if name not in versions:
-            versions[name] = importlib.metadata.version(name)
+    for package in sorted(set(packages)):
+        names = DISTRIBUTIONS.get(package, [package])
+        if names[0] not in versions:
+            versions[names[0]] = sysinfo.optional_part(package, names) or "unknown version"
     return Results(
         command=command,
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        machine=machine(),
+        machine=where,
         versions=versions,
         left_out=left_out,
         records=records,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from .cases import FUNCTIONS, OURS, PROVIDERS, YARDSTICKS
+from .cases import FUNCTIONS, OURS, PROVIDERS, YARDSTICKS, Provider
 from .measurements import MEASUREMENTS
 from .run import Record, Results
 
@@ -41,13 +41,13 @@ def select(results: Results, measurement: str) -> list[Record]:
     return [r for r in results["records"] if r["measurement"] == measurement]
 
 
-def speed_table(records: Sequence[Record]) -> Table:
+def speed_table(records: Sequence[Record], providers: Mapping[str, Provider] = PROVIDERS) -> Table:
     """Tabulate times; speed-ups over NumPy and the best peer, share of copy and read speed, with spreads; GB/s."""
-    names = [name for name in PROVIDERS if any(name in r["times"] for r in records)]
+    names = [name for name in providers if any(name in r["times"] for r in records)]
     ours = "fastce" in names
     shares = {name: text for name, text in YARDSTICKS.items() if ours and name in names}
     over_numpy, over_best = ours and "numpy" in names, ours and any(peers(r) for r in records)
-    header = ["rows x classes", *(PROVIDERS[name].title for name in names)]
+    header = ["rows x classes", *(providers[name].title for name in names)]
     header += ["over NumPy"] * over_numpy + ["over the best peer"] * over_best
     header += [f"of {text}" for text in shares.values()] + ["GB/s"] * ours
     rows = [header]
@@ -58,7 +58,7 @@ def speed_table(records: Sequence[Record]) -> Table:
             row.append(with_spread(*ratio(r, "numpy", "fastce")) if "numpy" in r["times"] else "")
         if over_best:
             best = best_peer(r)
-            row.append(f"{with_spread(*ratio(r, best, 'fastce'))} {PROVIDERS[best].title}" if best else "")
+            row.append(f"{with_spread(*ratio(r, best, 'fastce'))} {providers[best].title}" if best else "")
         row += [with_spread(*ratio(r, name, "fastce")) for name in shares]
         if ours:
             row.append(f"{gigabytes_per_second(r, 'fastce'):.2f}")
@@ -183,10 +183,10 @@ def with_spread(value: float, low: float, high: float) -> str:
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def losses(records: Sequence[Record]) -> list[str]:
+def losses(records: Sequence[Record], providers: Mapping[str, Provider] = PROVIDERS) -> list[str]:
     """Name the cells where a peer is faster than fastce."""
     return [
-        f"{PROVIDERS[peer].title} at {shape(r)} ({title((r['function'], r['dtype']))})"
+        f"{providers[peer].title} at {shape(r)} ({title((r['function'], r['dtype']))})"
         for r in records
         for peer in peers(r)
         if "fastce" in r["times"] and ratio(r, peer, "fastce")[0] < 1

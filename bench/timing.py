@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,14 +34,17 @@ class Race:
         Seconds of one call in each round so far, by contender.
     """
 
+    most_repeats = sys.maxsize
+
     def __init__(self, calls: Mapping[str, Callable[[], object]], budget: float = 1.0) -> None:
         self._calls = dict(calls)
         self.names = list(self._calls)
-        guess = {name: _seconds(call, 1) for name, call in self._calls.items()}
+        guess = {name: self.measure(call, 1) for name, call in self._calls.items()}
         for name, call in self._calls.items():
             if guess[name] < LAP:  # one call of a few microseconds says little: measure a few
-                guess[name] = min(_seconds(call, 5) for _ in range(3))
-        self.repeats = {name: max(1, math.ceil(LAP / max(guess[name], 1e-9))) for name in self.names}
+                guess[name] = min(self.measure(call, 5) for _ in range(3))
+        wanted = {name: max(1, math.ceil(LAP / max(guess[name], 1e-9))) for name in self.names}
+        self.repeats = {name: min(n, self.most_repeats) for name, n in wanted.items()}
         one_round = sum(guess[name] * self.repeats[name] + PAUSE for name in self.names)
         self.rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(budget / one_round)))
         self._short = {name for name in self.names if guess[name] < SHORT}
@@ -54,7 +58,14 @@ class Race:
 
     def lap(self, name: str) -> None:
         """Time one lap of one contender."""
-        self.seconds[name].append(_seconds(self._calls[name], self.repeats[name]))
+        self.seconds[name].append(self.measure(self._calls[name], self.repeats[name]))
+
+    def measure(self, call: Callable[[], object], repeats: int) -> float:
+        """Seconds of one call, from `repeats` calls in a row."""
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        return (time.perf_counter() - start) / repeats
 
     def run(self) -> None:
         """Run all rounds; each begins with another contender, so that nobody always follows the same one."""
@@ -76,11 +87,3 @@ def no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _seconds(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of one call, from `repeats` calls in a row."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats

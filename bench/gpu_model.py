@@ -1,0 +1,164 @@
+"""A model of the kernels' speed on GPUs: bytes and instructions, counted, over the rates of data sheets.
+
+The time of loss and gradient is the longer of two: that of the memory, for the bytes that the kernel reads and
+writes, and that of the multiprocessors, for the instructions of its threads, all taken to be as fast as those of
+float32 (A100 and T4 do integer ones beside them, and may be faster). Launches, latencies and the last wave of blocks
+are left out, and so are few rows, where these are most of the time. Rows that are read twice are taken to come from
+memory both times; a large level-2 cache may still have them. No kernel has run on a GPU yet, so nothing of this has
+been compared with one.
+
+`python -m fastce.bench.gpu_model --readme README.md` writes the table into the README. It needs numba-cuda, no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastce.kernels.gpu.launch import Device, Launch, choose
+
+from .cases import Case
+from .report import lay_out, markdown_table, write_between_markers
+from .tables import Table, duration
+
+START, END = "<!-- gpu-model:start -->", "<!-- gpu-model:end -->"
+
+
+class Gpu(NamedTuple):
+    """A data sheet; `issue`: thread-instructions of float32 that a multiprocessor does in a clock cycle."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    ghz: float  # boost
+    issue: int
+    gigabytes: float  # a second, of memory
+    tflops: float  # of float32, as the data sheet says: two operations for each of these instructions
+
+    @property
+    def instructions(self) -> float:
+        """Thread-instructions a second."""
+        return self.multiprocessors * self.issue * self.ghz * 1e9
+
+
+GPUS = {
+    "H200": Gpu((9, 0), 132, 1.98, 128, 4800, 67),
+    "H100 SXM": Gpu((9, 0), 132, 1.98, 128, 3350, 67),
+    "A100 80 GB SXM": Gpu((8, 0), 108, 1.41, 64, 2039, 19.5),
+    "RTX 5090": Gpu((12, 0), 170, 2.41, 128, 1792, 104.8),
+    "RTX 4090": Gpu((8, 9), 128, 2.52, 128, 1008, 82.6),
+    "L40S": Gpu((8, 9), 142, 2.52, 128, 864, 91.6),
+    "L4": Gpu((8, 9), 58, 2.04, 128, 300, 30.3),
+    "T4": Gpu((7, 5), 40, 1.59, 64, 320, 8.1),
+}
+
+
+class Count(NamedTuple):
+    """What a kernel does: instructions for each element and for each thread of a row, and reads of each element."""
+
+    element: float
+    thread: float
+    reads: int
+
+
+# Counted by executing the PTX of compute capability 9.0, plain cross-entropy of class targets with gradient, in an
+# interpreter: instructions of all threads at two sizes of a row, which give the two numbers (warp: 256 and 1,000
+# classes; block: 16,384 and 32,000; online: 65,536 and 131,072). What they give for other sizes was off by 12% at 10
+# classes and by 2% at 4,096, 8,192 and 50,257. PTX is not machine code, which may have some instructions more or less.
+COUNTS = {
+    ("warp", "float32"): Count(22.5, 462, 1),
+    ("warp", "16 bits"): Count(23.3, 497, 1),
+    ("block", "float32"): Count(16.8, 347, 1),
+    ("block", "16 bits"): Count(18.1, 384, 1),
+    ("online", "float32"): Count(32.8, 422, 2),
+    ("online", "16 bits"): Count(31.9, 430, 2),
+}
+WRITES = 1
+SECTORS = 1.016  # of 32 bytes that are accessed, by those that the logits and the gradient take; counted likewise
+ROW_BYTES = 8 + 4  # target and loss
+
+
+class Prediction(NamedTuple):
+    """Kernel, and the seconds that its bytes and its instructions take."""
+
+    kernel: str
+    memory: float
+    instructions: float
+
+    @property
+    def seconds(self) -> float:
+        """The longer of the two."""
+        return max(self.memory, self.instructions)
+
+
+def predict(gpu: Gpu, case: Case) -> Prediction:
+    """Predict the time of loss and gradient.
+
+    Raises
+    ------
+    ValueError
+        For a function that was not counted, and for so few rows that the grid shares them.
+    """
+    if case.function != "gradient":
+        raise ValueError(f"only loss with gradient was counted, not {case.function}")
+    device = Device(gpu.capability, gpu.multiprocessors)
+    choice = choose(device, case.dtype, True, case.n_rows, case.n_classes, True)
+    (launch, *others) = choice.launches
+    if others:
+        raise ValueError(f"{case.n_rows} rows are too few for this model")
+    count = COUNTS[launch.name, "float32" if case.dtype == "float32" else "16 bits"]
+    moved = (count.reads + WRITES) * case.logits_bytes * SECTORS + ROW_BYTES * case.n_rows
+    of_row = count.element * case.n_classes + count.thread * _threads_of_row(launch, choice.lane_bits)
+    return Prediction(launch.name, moved / gpu.gigabytes / 1e9, case.n_rows * of_row / gpu.instructions)
+
+
+def _threads_of_row(launch: Launch, lane_bits: int) -> int:
+    return 1 << lane_bits if launch.name == "warp" else launch.threads
+
+
+# The first, the middle and the last of quack's shapes, and one of a row that fits on every chip.
+SHOWN = [
+    Case("gradient", dtype, n_rows, n_classes)
+    for dtype in ("float32", "bfloat16")
+    for n_rows, n_classes in ((32768, 256), (32768, 4096), (32768, 32768), (8192, 262144))
+]
+
+
+def table() -> Table:
+    """Tabulate, for each GPU, time and share of the speed of its memory; `*`: instructions take longer than bytes."""
+    rows = [["", *(f"{case.dtype}, {case.n_rows:,} x {case.n_classes:,}" for case in SHOWN)]]
+    for name, gpu in GPUS.items():
+        cells = []
+        for case in SHOWN:
+            found = predict(gpu, case)
+            share = case.bytes_moved / found.seconds / 1e9 / gpu.gigabytes
+            mark = "*" if found.instructions > found.memory else ""
+            cells.append(f"{duration(found.seconds)}{mark} ({share:.0%})")
+        rows.append([name, *cells])
+    return rows
+
+
+def to_markdown() -> str:
+    """What stands in the README."""
+    return (
+        "**A model's prediction, not a measurement: no kernel of fastce has run on a GPU yet.** Loss with gradient, at "
+        "best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the rates of data "
+        "sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
+        "speed, each logit read once and each element of the gradient written once; rows too long for the chip are "
+        "read twice. `bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the predictions; write them into the README."""
+    parser = argparse.ArgumentParser(prog="python -m fastce.bench.gpu_model", description=main.__doc__)
+    parser.add_argument("--readme", type=Path, help="file with the markers")
+    options = parser.parse_args(arguments)
+    print(lay_out(table()))
+    if options.readme:
+        write_between_markers(options.readme, to_markdown(), START, END)
+
+
+if __name__ == "__main__":
+    main()
