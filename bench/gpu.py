@@ -82,8 +82,8 @@ def measure(options: argparse.Namespace, command: str) -> Results:
     where = machine()
     records: list[Record] = []
     found = results(records, packages, left_out, command, where)
-    for (dtype, *shape), of_shape in itertools.groupby(cells, key=lambda case: case[1:]):
-        problem = GpuProblem(*shape, dtype_of(dtype), SEED)
+    for (dtype, n_rows, n_classes), of_shape in itertools.groupby(cells, key=lambda case: case[1:]):
+        problem = GpuProblem(n_rows, n_classes, dtype_of(dtype), SEED)
         oracle = GpuOracle(problem)
         for case in of_shape:
             print(f"{len(records) + 1} of {len(cells)}: {case}", file=sys.stderr, flush=True)
