@@ -7,6 +7,7 @@ cold level-2 cache. The results are saved after each cell. No run on a GPU has b
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import statistics
 import sys
@@ -81,20 +82,31 @@ def measure(options: argparse.Namespace, command: str) -> Results:
     where = machine()
     records: list[Record] = []
     found = results(records, packages, left_out, command, where)
-    for i, case in enumerate(cells):
-        print(f"{i + 1} of {len(cells)}: {case}", file=sys.stderr, flush=True)
-        race = prepare(case, {name: PROVIDERS[name] for name in providers}, stopwatch, left_out)
-        race.run()
-        records.append(record("speed", case, race))
-        if options.json:
-            save(found, options.json)
-        del race  # and with it the arrays of the cell
+    for (dtype, n_rows, n_classes), of_shape in itertools.groupby(cells, key=lambda case: case[1:]):
+        problem = GpuProblem(n_rows, n_classes, dtype_of(dtype), SEED)
+        oracle = GpuOracle(problem)
+        for case in of_shape:
+            print(f"{len(records) + 1} of {len(cells)}: {case}", file=sys.stderr, flush=True)
+            contenders = {name: PROVIDERS[name] for name in providers if case.function in PROVIDERS[name].builders}
+            race = prepare(case, problem, oracle, contenders, stopwatch, left_out)
+            race.run()
+            records.append(record("speed", case, race))
+            if options.json:
+                save(found, options.json)
+            del race  # and with it what the contenders hold
+            give_memory_back()
+        del problem, oracle
         give_memory_back()
     return found
 
 
 def prepare(
-    case: Case, providers: dict[str, Provider], stopwatch: Callable[[Any], float], left_out: dict[str, str]
+    case: Case,
+    problem: GpuProblem,
+    oracle: GpuOracle,
+    providers: dict[str, Provider],
+    stopwatch: Callable[[Any], float],
+    left_out: dict[str, str],
 ) -> ColdRace:
     """Build the contenders of a cell, check each against the oracle, and set up their race.
 
@@ -105,12 +117,8 @@ def prepare(
     AssertionError
         If fastce's result is wrong: nothing of the cell is timed then.
     """
-    problem = GpuProblem(case.n_rows, case.n_classes, dtype_of(case.dtype), SEED)
-    oracle = GpuOracle(problem)
     calls = {}
     for name, provider in providers.items():
-        if case.function not in provider.builders:
-            continue
         label = f"{provider.title}, {case}"
         try:
             problem.make_ready()

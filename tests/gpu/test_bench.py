@@ -11,7 +11,7 @@ import pytest
 from fastce.bench import gpu, gpu_cases, gpu_contenders, gpu_timing, report, run, tables
 from fastce.bench.cases import FUNCTIONS, TYPES, YARDSTICKS, Case
 from fastce.bench.check import Oracle
-from fastce.bench.contenders import Contender, Problem
+from fastce.bench.contenders import Contender, Problem, dtype_of
 from fastce.bench.gpu_cases import PEERS, PROVIDERS, QUACK_SHAPES
 from fastce.places import missing_gpu
 
@@ -89,7 +89,7 @@ def test_oracle_of_copied_rows_is_that_of_all():
 @pytest.fixture
 def numpy_as_cupy(monkeypatch):
     """Let NumPy, which has the same names, stand for CuPy in what makes the arrays."""
-    names = ("asarray", "empty", "zeros", "zeros_like", "tile", "arange", "subtract", "exp", "log")
+    names = ("asarray", "from_dlpack", "empty", "zeros", "zeros_like", "tile", "arange", "subtract", "exp", "log")
     made = types.SimpleNamespace(**{name: getattr(np, name) for name in names})
     made.ndarray = type("ndarray", (), {})  # NumPy's arrays are none of CuPy's
     made.__spec__ = "as of a module that is there"
@@ -113,18 +113,63 @@ def test_contenders_are_checked_and_only_right_ones_timed(numpy_as_cupy, monkeyp
         raise ImportError("no such thing\nat all")
 
     broken = PROVIDERS["liger"]._replace(builders={function: fails})
-    ours = {name: PROVIDERS[name] for name in ("fastce", "fastce-in-place", "numpy")}
+    right = ("fastce", "fastce-in-place", "numpy") if function == "gradient" else ("fastce", "numpy")
     left_out = {}
-    case = Case(function, dtype, 1024, 40)
-    race = gpu.prepare(case, {**ours, "torch": wrong, "liger": broken}, a_millisecond, left_out)
+    case, problem = Case(function, dtype, 1024, 40), gpu_contenders.GpuProblem(1024, 40, dtype_of(dtype))
+    oracle = gpu_contenders.GpuOracle(problem)
+    providers = {**{name: PROVIDERS[name] for name in right}, "torch": wrong, "liger": broken}
+    race = gpu.prepare(case, problem, oracle, providers, a_millisecond, left_out)
     race.run()
-    assert race.names == [name for name in ours if function in ours[name].builders]
+    assert race.names == list(right)
     assert race.seconds == {name: [1e-3] * 9 for name in race.names}
     assert left_out[f"Liger, {case}"] == "ImportError: no such thing"
     assert left_out[f"PyTorch, {case}"].startswith("loss 1.0, float64 gives")
     idle = PROVIDERS["fastce"]._replace(builders={function: lambda p: Contender(lambda: 1.0, lambda x: (x, p.out))})
     with pytest.raises(AssertionError, match="fastce, "):
-        gpu.prepare(case, {"fastce": idle}, a_millisecond, {})
+        gpu.prepare(case, problem, oracle, {"fastce": idle}, a_millisecond, {})
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_contenders_by_pytorch(numpy_as_cupy, monkeypatch, dtype):
+    """PyTorch's functions stand for those of Liger, which overwrites the logits, and of quack."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    F = torch.nn.functional
+
+    class Liger(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, targets):
+            loss = F.cross_entropy(x.float(), targets)
+            x.copy_((x.float().softmax(1) - F.one_hot(targets, x.shape[1])) / len(x))
+            ctx.save_for_backward(x)
+            return loss
+
+        @staticmethod
+        def backward(ctx, of_loss):
+            return ctx.saved_tensors[0] * of_loss, None
+
+    def in_one_pass(x, targets, return_dx):
+        assert return_dx
+        grad = (x.float().softmax(1) - F.one_hot(targets, x.shape[1])).to(x.dtype)
+        return F.cross_entropy(x.float(), targets, reduction="none"), grad
+
+    modules = {
+        "liger_kernel.transformers": types.SimpleNamespace(LigerCrossEntropyLoss=lambda: Liger.apply),
+        "quack.cross_entropy": types.SimpleNamespace(cross_entropy=F.cross_entropy, cross_entropy_fwd=in_one_pass),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name.partition(".")[0], types.ModuleType(name.partition(".")[0]))
+        monkeypatch.setitem(sys.modules, name, module)
+    problem = gpu_contenders.GpuProblem(64, 50, dtype_of(dtype))
+    oracle = gpu_contenders.GpuOracle(problem)
+    for function, names in (
+        ("gradient", ["torch", "liger", "quack", "quack-one-pass"]),
+        ("forward", ["torch", "quack"]),
+    ):
+        left_out = {}
+        case, providers = Case(function, dtype, 64, 50), {name: PROVIDERS[name] for name in names}
+        race = gpu.prepare(case, problem, oracle, providers, a_millisecond, left_out)
+        assert left_out == {}
+        assert race.names == names
 
 
 def test_nobody_passes_with_what_another_left(numpy_as_cupy):
