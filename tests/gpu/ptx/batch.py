@@ -1,0 +1,201 @@
+"""Some blocks of a launch, run together: every instruction for all of their threads that are at it.
+
+Lanes are numbered by warp, then block, then lane of the warp, so that the same warp of all blocks is a slice. A set of
+lanes is such a slice, or an array of numbers in ascending order.
+"""
+
+import numpy as np
+
+from . import barriers
+from .faults import Fault
+from .memory import UNWRITTEN, Segment
+from .registers import RegisterFile
+from .warps import to_words
+
+
+class Batch:
+    EXITED = np.int32(2**30)  # beyond every program counter
+
+    def __init__(self, launch, blocks):
+        program, kernel = launch.program, launch.program.kernel
+        self.launch, self.kernel, self.steps = launch, kernel, program.steps
+        self.memory, self.parameters, self.error = launch.memory, launch.parameters, launch.error
+        self.counters, self.variables, self.shared_bytes = launch.counters, launch.variables, launch.shared_bytes
+        self.n_threads, self.n_blocks = launch.n_threads, len(blocks)
+        self.n_warps = -(-self.n_threads // 32)
+        self.n_lanes = self.n_warps * self.n_blocks * 32
+        number = np.arange(self.n_lanes)
+        self.lane = number % 32
+        self.warp = number // 32  # of the batch
+        self.block_slot = self.warp % self.n_blocks
+        warp_of_block = self.warp // self.n_blocks
+        self.thread_of_block = warp_of_block * 32 + self.lane
+        self.exists = self.thread_of_block < self.n_threads
+        self.block = np.asarray(blocks)[self.block_slot]
+        # For races: who a lane is, and when it last waited for others.
+        self.threads_per_block = self.n_warps * 32
+        self.thread = self.block * self.threads_per_block + self.thread_of_block
+        self.clock = np.zeros(self.n_lanes, np.int64)
+        # Where it is, and whether it waits: for lanes of its warp, or at the barrier of its block.
+        self.pc = np.where(self.exists, np.int32(0), self.EXITED)
+        self.blocked = np.zeros(self.n_lanes, bool)
+        self.at_barrier = np.zeros(self.n_lanes, bool)
+        self.voted = np.zeros(self.n_lanes, bool)
+        self.current = 0
+        self.issued, self.effective = [0] * len(self.steps), [0] * len(self.steps)
+        self.registers = RegisterFile(kernel, self.exists)
+        self.shared = Segment(self.shared_bytes * self.n_blocks, "shared memory", program.shared_granule)
+        self.shared_base = self.block_slot * self.shared_bytes
+        state = self.shared.state[: self.shared_bytes * self.n_blocks].reshape(self.n_blocks, -1)
+        for begin, end in launch.shared_ranges:
+            state[:, begin:end] = UNWRITTEN
+        self.shared.all_written = False
+        self._special = {}
+
+    # Running
+
+    def run(self, schedule):
+        self.fuel = self.launch.fuel
+        with np.errstate(all="ignore"):
+            while self._advance(schedule):
+                pass
+        self._check_that_all_left()
+        self.counters.issued += self.issued
+        self.counters.effective += self.effective
+
+    def _advance(self, schedule):
+        """Let the chosen warps' lanes of the lowest program counter run until they must wait, branch apart or meet."""
+        ready = np.where(self.blocked, self.EXITED, self.pc)
+        front = ready.reshape(self.n_warps, self.n_blocks, 32).min(axis=2)
+        runnable = front < self.EXITED
+        if not runnable.any():
+            return False
+        chosen = schedule.choose(runnable)
+        at = int(front[chosen].min())
+        if chosen is not runnable:
+            ready = np.where(np.repeat(chosen.ravel(), 32), ready, self.EXITED)
+        lanes = ready == at
+        limit = int(np.where(lanes, self.EXITED, ready).min())
+        # Lanes that wait here for others of their warp try again with them.
+        waiting = self.blocked & ~self.at_barrier & (self.pc == at)
+        if waiting.any():
+            lanes |= waiting & np.repeat(chosen.ravel(), 32)
+        self._go(self.compact(np.flatnonzero(lanes)), at, limit, schedule.burst or self.EXITED)
+        return True
+
+    def _go(self, lanes, at, limit, burst):
+        n = self.count(lanes)
+        while True:
+            step = self.steps[at]
+            self.current = at
+            self.issued[at] += n
+            burst -= 1
+            if step.control is not None:
+                at = step.control(self, lanes, at)
+                if at is None:
+                    break
+            else:
+                part = lanes if step.guard is None else self.select(lanes, step.guard(self, lanes))
+                k = self.count(part)
+                self.effective[at] += k
+                if k:
+                    step.execute(self, part)
+                at += 1
+            if at >= limit or burst <= 0:
+                self.pc[lanes] = at
+                break
+            self.fuel -= 1
+            if self.fuel < 0:
+                self.fault("endless", f"more than {self.launch.fuel} steps", lanes)
+        self.fuel -= 1
+
+    def leave(self, lanes):
+        self.pc[lanes] = self.EXITED
+        self.blocked &= self.at_barrier  # who waited for these lanes of its warp looks again
+        barriers.check_exits(self)
+
+    def _check_that_all_left(self):
+        for waiting in (self.at_barrier, self.blocked):
+            if waiting.any():
+                self.current = int(self.pc[waiting][0])
+                others = self.exists & (self.pc != self.EXITED) & ~waiting
+                where = f", among them one in line {self.line(self.pc[others][0])}" if others.any() else ""
+                self.fault("deadlock", f"others never come{where}", slice(0, self.n_lanes), waiting)
+
+    # Sets of lanes
+
+    def count(self, lanes):
+        return lanes.stop - lanes.start if isinstance(lanes, slice) else len(lanes)
+
+    def compact(self, numbers):
+        """A slice, if the lanes are next to each other: NumPy then copies nothing."""
+        if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+            return slice(int(numbers[0]), int(numbers[-1]) + 1)
+        return numbers
+
+    def select(self, lanes, mask):
+        """Those of the lanes for which the mask is true."""
+        mask = np.broadcast_to(mask, self.count(lanes))
+        if mask.all():
+            return lanes
+        return np.flatnonzero(mask) + lanes.start if isinstance(lanes, slice) else lanes[mask]
+
+    def whole_warps(self, lanes):
+        """Whether the set has all 32 lanes of each of its warps."""
+        if isinstance(lanes, slice):
+            return lanes.start % 32 == 0 and lanes.stop % 32 == 0
+        return len(lanes) % 32 == 0 and bool((self.lane[lanes].reshape(-1, 32) == np.arange(32)).all())
+
+    def lanes_with_their_warp(self, lanes):
+        """A mask: for which of the lanes all threads of the warp are in the set."""
+        if self.whole_warps(lanes):
+            return np.ones(self.count(lanes), bool)
+        here = np.zeros(self.n_lanes, bool)
+        here[lanes] = True
+        return (self.present_words(here) == self.present_words(self.exists))[self.warp[lanes]]
+
+    def present_words(self, mask):
+        """A mask of lanes as one word for each warp."""
+        return to_words(mask)
+
+    def per_block(self, mask):
+        return mask.reshape(self.n_warps, self.n_blocks, 32).sum(axis=(0, 2))
+
+    # Special registers
+
+    def special(self, name):
+        if name not in self._special:
+            self._special[name] = np.asarray(self._compute_special(name)).astype(np.uint32)
+        return self._special[name]
+
+    def _compute_special(self, name):
+        if name == "%laneid":
+            return self.lane
+        if name.startswith("%lanemask_"):
+            bit = np.int64(1) << self.lane
+            above, below = 2**32 - 2 * bit, bit - 1
+            return {"eq": bit, "lt": below, "le": below | bit, "gt": above, "ge": above | bit}[name[-2:]]
+        which, axis = name[1:].split(".")
+        i = "xyz".index(axis)
+        if which in ("ntid", "nctaid"):
+            return (self.launch.block if which == "ntid" else self.launch.grid)[i]
+        shape = self.launch.block if which == "tid" else self.launch.grid
+        linear = self.thread_of_block if which == "tid" else self.block
+        return linear // int(np.prod(shape[:i])) % shape[i]
+
+    # Faults
+
+    def line(self, at):
+        return self.kernel.instructions[int(at)].line
+
+    def fault(self, kind, message, lanes, which=None):
+        """Raise, with the instruction and the first thread that did it."""
+        number = np.arange(self.n_lanes)[lanes]
+        if which is not None:
+            number = number[np.broadcast_to(which, number.shape)]
+        i = number[0]
+        block = tuple(int(self.special(f"%ctaid.{axis}")[i]) for axis in "xyz")
+        thread = tuple(int(self.special(f"%tid.{axis}")[i]) for axis in "xyz")
+        instruction = self.kernel.instructions[self.current]
+        where = f"line {instruction.line}: {self.kernel.text(instruction)}; thread {thread} of block {block}"
+        raise Fault(kind, f"{message} ({where}; {len(number)} threads)")

@@ -1,0 +1,121 @@
+"""A kernel made ready to run: a step for each instruction. Whatever is not implemented is refused here, before it runs."""
+
+from dataclasses import dataclass
+
+from . import barriers, transfers, warps
+from .arithmetic import operation
+from .decode import Modifiers, size
+from .faults import Refused
+from .parser import Symbol
+from .registers import reader, writer
+
+
+@dataclass(frozen=True)
+class Step:
+    execute: object  # of a batch and lanes
+    guard: object = None  # gives which lanes execute
+    control: object = None  # in place of `execute`: gives the next instruction, or None when it set program counters
+
+
+class Program:
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.steps = [self._step(instruction) for instruction in kernel.instructions]
+        if not kernel.instructions or kernel.instructions[-1].opcode not in ("ret", "exit", "bra"):
+            raise Refused("a kernel that does not end in ret or bra")
+        self.shared_granule = min([4, *_sizes_of_shared_accesses(kernel)])
+
+    def _step(self, instruction):
+        kernel = self.kernel
+        try:
+            return self._decode(kernel, instruction)
+        except (Refused, ValueError, KeyError, IndexError, TypeError) as error:
+            where = f"line {instruction.line}: {kernel.text(instruction)}"
+            raise Refused(f"{where}: {error}") from error
+
+    def _decode(self, kernel, instruction):
+        name = instruction.opcode
+        guard = None if instruction.guard is None else reader(kernel, instruction.guard, "pred")
+        if name in ("bra", "ret", "exit"):
+            return Step(None, control=_branch(kernel, instruction, guard))
+        control = _together(name, instruction.modifiers)
+        if control is not None:
+            if guard is not None:
+                raise Refused("a guard here is not implemented")
+            return Step(None, control=control(kernel, instruction))
+        if name in transfers.TABLE:
+            return Step(transfers.TABLE[name](kernel, instruction), guard)
+        return Step(_compute(kernel, instruction), guard)
+
+
+def _together(name, modifiers):
+    if name in ("bar", "barrier"):
+        if modifiers[:1] == ("warp",):
+            return warps.bar_warp_sync if modifiers == ("warp", "sync") else None
+        return barriers.reduction if "red" in modifiers else barriers.barrier
+    return warps.TABLE.get(name)
+
+
+def _branch(kernel, instruction, guard):
+    if instruction.modifiers not in ((), ("uni",)):
+        raise Refused("this kind of branch is not implemented")
+    if instruction.opcode == "bra":
+        (to,) = instruction.operands
+        target = kernel.labels[to.name]
+    else:
+        target = None  # out of the kernel
+    assert target is None or isinstance(to, Symbol)
+
+    def branch(batch, lanes, at):
+        taken = lanes if guard is None else batch.select(lanes, guard(batch, lanes))
+        n = batch.count(taken)
+        batch.effective[at] += n
+        if n == 0:
+            return at + 1
+        if target is None:
+            batch.pc[lanes] = at + 1
+            batch.leave(taken)
+            return None
+        if n == batch.count(lanes):
+            return target
+        batch.pc[lanes] = at + 1
+        batch.pc[taken] = target
+        return None
+
+    return branch
+
+
+def _compute(kernel, instruction):
+    """An instruction that only computes: read, calculate, write."""
+    m = Modifiers(instruction)
+    op = operation(m, instruction.opcode)
+    to, *sources = instruction.operands
+    if len(sources) != len(op.sources):
+        raise Refused(f"{len(sources)} operands are not implemented")
+    reads = [reader(kernel, source, kind) for source, kind in zip(sources, op.sources, strict=True)]
+    write, function = writer(kernel, to, op.result), op.function
+    if op.approximate:
+        return lambda batch, lanes: write(
+            batch, lanes, function(*[read(batch, lanes) for read in reads], error=batch.error)
+        )
+    if instruction.opcode in ("div", "rem") and op.result not in ("f32", "f64"):
+        return _dividing(reads, function, write)
+    return lambda batch, lanes: write(batch, lanes, function(*[read(batch, lanes) for read in reads]))
+
+
+def _dividing(reads, function, write):
+    def divide(batch, lanes):
+        a, b = (read(batch, lanes) for read in reads)
+        if (b == 0).any():
+            batch.fault("value", "an integer division by zero", lanes, b == 0)
+        write(batch, lanes, function(a, b))
+
+    return divide
+
+
+def _sizes_of_shared_accesses(kernel):
+    for instruction in kernel.instructions:
+        if instruction.opcode in ("ld", "st") and not {"global", "param"} & set(instruction.modifiers):
+            yield size(instruction.modifiers[-1])
+
+

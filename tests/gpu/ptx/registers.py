@@ -1,0 +1,129 @@
+"""How instructions get at their operands: registers, special registers, literals, addresses of variables."""
+
+import numpy as np
+
+from .faults import Refused
+from .parser import Address, Immediate, Register, Symbol
+from .values import DTYPES, UNSIGNED, bits_of, immediate
+
+SPECIAL = {
+    **{f"%{name}.{axis}": "u32" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"},
+    **{f"%lanemask_{which}": "u32" for which in ("eq", "le", "lt", "ge", "gt")},
+    "%laneid": "u32",
+}
+
+
+class RegisterFile:
+    """The registers of all threads of a batch. One that was not written holds nothing that may be used."""
+
+    def __init__(self, kernel, exists):
+        self.values = {}
+        self.defined = {}  # of threads that do not exist, too: nobody asks for these
+        self.everywhere = dict.fromkeys(kernel.registers, False)
+        for name, kind in kernel.registers.items():
+            self.values[name] = np.zeros(len(exists), bits_of(DTYPES[kind]))
+            self.defined[name] = ~exists
+
+
+def reader(kernel, operand, kind):
+    """Give a function of a batch and some of its lanes to their values, of the type `kind`."""
+    dtype = DTYPES[kind]
+    if isinstance(operand, Immediate):
+        value = immediate(operand.text, dtype)
+        return lambda batch, lanes: value
+    if isinstance(operand, Symbol):
+        return _variable(kernel, operand.name, dtype)
+    if not isinstance(operand, Register):
+        raise Refused(f"{operand} as an operand is not implemented")
+    if operand.name not in kernel.registers:
+        return _special(operand.name, dtype)
+    return _register(kernel, operand, dtype)
+
+
+def _register(kernel, operand, dtype):
+    name = operand.name
+    held = bits_of(DTYPES[kernel.registers[name]])
+    if dtype.itemsize > held.itemsize or (dtype == bool) != (held == bool):
+        raise Refused(f"{name} of {held} read as {dtype} is not implemented")
+    narrow = None if dtype.itemsize == held.itemsize else UNSIGNED[dtype.itemsize]
+
+    def read(batch, lanes):
+        registers = batch.registers
+        if not registers.everywhere[name]:
+            defined = registers.defined[name][lanes]
+            if not defined.all():
+                batch.fault("uninitialised", f"{name} was never written", lanes, ~defined)
+        value = registers.values[name][lanes]
+        if narrow is not None:
+            value = value.astype(narrow)
+        return value.view(dtype)
+
+    return (lambda batch, lanes: ~read(batch, lanes)) if operand.negated else read
+
+
+def _special(name, dtype):
+    if name not in SPECIAL:
+        raise Refused(f"the register {name} is not implemented")
+
+    def read(batch, lanes):
+        value = batch.special(name)
+        return (value[lanes] if value.ndim else value).astype(UNSIGNED[dtype.itemsize]).view(dtype)
+
+    return read
+
+
+def _variable(kernel, name, dtype):
+    if name not in kernel.shared:
+        raise Refused(f"the address of {name} is not implemented")
+    return lambda batch, lanes: dtype.type(batch.variables[name])
+
+
+def writer(kernel, operand, kind):
+    """Give a function of a batch, lanes and their values that puts these into a register."""
+    dtype = DTYPES[kind]
+    if not isinstance(operand, Register):
+        raise Refused(f"{operand} as a destination is not implemented")
+    name = operand.name
+    if name == "_":
+        return lambda batch, lanes, value: None
+    held = bits_of(DTYPES[kernel.registers[name]])
+    if dtype.itemsize > held.itemsize or (dtype == bool) != (held == bool):
+        raise Refused(f"{name} of {held} written as {dtype} is not implemented")
+    # What is narrower fills the register: with its sign if it is signed, else with zeros.
+    wide = np.dtype(f"i{held.itemsize}") if dtype.kind == "i" else held
+    bits = bits_of(dtype) if dtype.itemsize > 1 else dtype
+
+    def write(batch, lanes, value):
+        value = np.asarray(value)
+        assert value.dtype == dtype, (operand, value.dtype, dtype)
+        if dtype.itemsize != held.itemsize:
+            value = value.astype(wide) if dtype.kind in "iu" else value.view(bits).astype(held)
+        batch.registers.values[name][lanes] = value.view(held)
+        define(batch.registers, name, lanes)
+
+    return write
+
+
+def define(registers, name, lanes):
+    if not registers.everywhere[name]:
+        registers.defined[name][lanes] = True
+        registers.everywhere[name] = bool(registers.defined[name].all())
+
+
+def addresser(kernel, operand, bits=64):
+    """Give a function of a batch and lanes to addresses: uint64, one for each lane."""
+    if not isinstance(operand, Address):
+        raise Refused(f"{operand} as an address is not implemented")
+    if isinstance(operand.base, Register):
+        held = bits_of(DTYPES[kernel.registers[operand.base.name]])
+        read = reader(kernel, operand.base, f"u{8 * held.itemsize}")
+    else:
+        held = np.dtype(np.uint64)
+        read = reader(kernel, operand.base, "u64")
+    offset = np.int64(operand.offset).astype(held)
+
+    def address(batch, lanes):
+        value = (read(batch, lanes) + offset).astype(np.uint64)
+        return value if value.ndim else np.full(batch.count(lanes), value)
+
+    return address
