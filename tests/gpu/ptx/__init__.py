@@ -12,9 +12,9 @@ It runs the very text that the compiler makes of a kernel, on machines without a
     counters.instructions, counters.uncovered()
     counters.traffic["global", "load"].sectors
 
-`launch` raises `Fault` where a kernel does what is wrong on a GPU, whatever values it gave here (its kinds are listed in
-faults.py), and `Refused`, before anything runs, for PTX that is not implemented. Programs that compile kernels of Numba
-give it `numba_array(x)` for each array argument. It says nothing about speed, nor about what the assembler makes of PTX.
+`launch` raises `Fault` where a kernel does what is wrong on a GPU, whatever values it gave here (faults.py lists the
+kinds), and `Refused`, before anything runs, for PTX that is not implemented. An array argument of a kernel of Numba
+becomes several parameters: `*numba_array(x)`. It says nothing about speed, nor of what the assembler makes of PTX.
 
 To read it as a description of PTX, begin with parser.py (the text), values.py and registers.py (types, operands), then
 arithmetic.py and convert.py (instructions that compute; floats.py and integers.py have their semantics, approximate.py

@@ -55,7 +55,9 @@ def _pieces(batch, lanes, space, addresses, size, way):
             if which.any():
                 window = np.uint64(SHARED_WINDOW if space == "shared" else 0)
                 part = batch.select(lanes, which)
-                for segment, offsets, inner, deeper in _pieces(batch, part, space, addresses[which] - window, size, way):
+                for segment, offsets, inner, deeper in _pieces(
+                    batch, part, space, addresses[which] - window, size, way
+                ):
                     assert deeper is None
                     yield segment, offsets, inner, which
         return

@@ -40,10 +40,7 @@ def approximation(name):
         if error is None:
             return result
         sign = _signs(operands, error)
-        if name in ULPS:
-            wrong = _steps(result, sign * ULPS[name])
-        else:
-            wrong = _within(exact, sign, name, operands[0])
+        wrong = _steps(result, sign * ULPS[name]) if name in ULPS else _within(exact, sign, name, operands[0])
         ordinary = np.isfinite(result) & (result != 0)
         for x in operands:
             ordinary = ordinary & np.isfinite(x) & (x != 0)

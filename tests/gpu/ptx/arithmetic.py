@@ -86,9 +86,7 @@ def mad(m):
     if kind in FLOATS:
         return fused(m, kind)
     multiply = product(m, kind)
-    return Operation(
-        lambda a, b, c: multiply.function(a, b) + c, multiply.result, (*multiply.sources, multiply.result)
-    )
+    return Operation(lambda a, b, c: multiply.function(a, b) + c, multiply.result, (*multiply.sources, multiply.result))
 
 
 def fma(m):
@@ -166,9 +164,7 @@ def absolute(m):
 def neg(m):
     kind = m.type("s16", "s32", "s64", *FLOATS)
     # The sign of a NaN is a bit like any other here.
-    return (
-        float_operation(m, kind, 1, np.negative, canonical=False) if kind in FLOATS else same(np.negative, kind, 1)
-    )
+    return float_operation(m, kind, 1, np.negative, canonical=False) if kind in FLOATS else same(np.negative, kind, 1)
 
 
 def extremum(of_floats, of_integers):
@@ -220,9 +216,7 @@ def shr(m):
 def shf(m):
     left, wrap = m.need("l", "r") == "l", m.need("wrap", "clamp") == "wrap"
     kind = m.type("b32")
-    return Operation(
-        lambda a, b, amount: integers.funnel(a, b, amount, left, wrap), kind, (kind, kind, "u32")
-    )
+    return Operation(lambda a, b, amount: integers.funnel(a, b, amount, left, wrap), kind, (kind, kind, "u32"))
 
 
 def bfe(m):

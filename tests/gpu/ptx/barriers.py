@@ -1,4 +1,4 @@
-"""bar.sync: the barrier of a block. All its threads must come, each warp as a whole, and all to the same instruction."""
+"""bar.sync: the barrier of a block. All its threads must come, warps as a whole, and all to the same instruction."""
 
 import numpy as np
 

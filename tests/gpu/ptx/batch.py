@@ -115,12 +115,13 @@ class Batch:
         barriers.check_exits(self)
 
     def _check_that_all_left(self):
-        for waiting in (self.at_barrier, self.blocked):
+        """Nobody can go on: whoever has not left the kernel waits for lanes of its warp, or for its block."""
+        for waiting, whom in ((self.blocked & ~self.at_barrier, "warp"), (self.at_barrier, "block")):
             if waiting.any():
                 self.current = int(self.pc[waiting][0])
-                others = self.exists & (self.pc != self.EXITED) & ~waiting
-                where = f", among them one in line {self.line(self.pc[others][0])}" if others.any() else ""
-                self.fault("deadlock", f"others never come{where}", slice(0, self.n_lanes), waiting)
+                lines = sorted({self.line(at) for at in self.pc[self.blocked]})
+                message = f"all wait, in lines {', '.join(map(str, lines))}, and others of the {whom} never come"
+                self.fault("deadlock", message, slice(0, self.n_lanes), waiting)
 
     # Sets of lanes
 

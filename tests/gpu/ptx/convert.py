@@ -60,7 +60,9 @@ def float_to_integer(m, result, source):
     low, high = limits(result)
     dtype = DTYPES[result]
     wide = source == "f64" or dtype.itemsize == 8
-    for_nan = (np.uint64(1) << np.uint64(8 * dtype.itemsize - 1)).astype(f"u{dtype.itemsize}").view(dtype) if wide else 0
+    for_nan = (
+        (np.uint64(1) << np.uint64(8 * dtype.itemsize - 1)).astype(f"u{dtype.itemsize}").view(dtype) if wide else 0
+    )
 
     def function(a):
         a = rounded((floats.flush(a) if ftz else a).astype(np.float64))

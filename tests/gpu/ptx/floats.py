@@ -55,10 +55,11 @@ def to_float32(exact, mode=NEAREST):
     if mode == NEAREST:
         return near
     back = near.astype(np.float64)
-    if mode == ZERO:
-        wrong = np.abs(back) > np.abs(exact)
-    else:
-        wrong = back > exact if mode == DOWN else back < exact
+    wrong = {
+        ZERO: np.abs(back) > np.abs(exact),
+        DOWN: back > exact,
+        UP: back < exact,
+    }[mode]
     outwards = np.signbit(near) == (mode == DOWN)  # one step that way makes the magnitude larger
     step = np.where(outwards & (mode != ZERO), 1, -1).astype(np.int32)
     return np.where(wrong, near.view(np.int32) + step, near.view(np.int32)).view(np.float32)
@@ -72,7 +73,7 @@ def sum32(a, b, mode):
             odd = np.where((odd == 0) & (np.signbit(a) | np.signbit(b)), -0.0, odd)
         return to_float32(odd, mode)
     total = np.asarray(a + b)
-    # Rounding twice is wrong only where the first result lies just between two float32. Those are rare, so this is fast.
+    # Rounding twice is wrong only where the first result lies just between two float32, which is rare.
     tie = (total.view(np.uint64) & np.uint64(0x1FFFFFFF)) == 0x10000000
     tie |= np.abs(total) < 2.0**-126
     return to_float32(to_odd(a, b)) if tie.any() else total.astype(np.float32)

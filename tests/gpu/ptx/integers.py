@@ -118,19 +118,19 @@ def logic3(a, b, c, table):
 
 
 def count_ones(a):
-    octets = np.ascontiguousarray(a).reshape(np.shape(a) + (1,)).view(np.uint8)
+    octets = np.ascontiguousarray(a).reshape((*np.shape(a), 1)).view(np.uint8)
     return np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.uint32)
 
 
 def leading_zeros(a):
     """clz."""
-    octets = np.ascontiguousarray(a.astype(a.dtype.newbyteorder(">"))).reshape(np.shape(a) + (1,)).view(np.uint8)
+    octets = np.ascontiguousarray(a.astype(a.dtype.newbyteorder(">"))).reshape((*np.shape(a), 1)).view(np.uint8)
     bits = np.unpackbits(octets, axis=-1)
     return np.where(bits.any(axis=-1), bits.argmax(axis=-1), 8 * a.dtype.itemsize).astype(np.uint32)
 
 
 def reverse_bits(a):
     """brev."""
-    octets = np.ascontiguousarray(a).reshape(np.shape(a) + (1,)).view(np.uint8)
+    octets = np.ascontiguousarray(a).reshape((*np.shape(a), 1)).view(np.uint8)
     bits = np.unpackbits(octets, axis=-1, bitorder="little")[..., ::-1]
     return np.packbits(bits, axis=-1, bitorder="little").view(a.dtype)[..., 0]

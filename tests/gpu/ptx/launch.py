@@ -50,7 +50,7 @@ class Launch:
         self.program, self.memory, self.error, self.fuel = program, memory, error, fuel
         self.grid, self.block = _three(grid), _three(block)
         self.n_threads = int(np.prod(self.block))
-        if not 0 < self.n_threads <= 1024 or not all(0 < n for n in self.grid):
+        if not 0 < self.n_threads <= 1024 or not all(n > 0 for n in self.grid):
             raise ValueError(f"no such launch: grid {self.grid}, block {self.block}")
         self.counters = Counters(program.kernel)
         self.parameters = _parameters(program.kernel, arguments)

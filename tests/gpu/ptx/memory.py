@@ -18,7 +18,11 @@ import numpy as np
 
 from .faults import Fault
 
-FORBIDDEN, UNWRITTEN, WRITTEN = 0, 1, 3  # the state of a byte: bit 0 says that it may be touched, bit 1 that it has a value
+FORBIDDEN, UNWRITTEN, WRITTEN = (
+    0,
+    1,
+    3,
+)  # the state of a byte: bit 0 says that it may be touched, bit 1 that it has a value
 ALIGNMENT = 256
 FIRST_ADDRESS = 0x7F00_0000_0000
 GAP = 1 << 20
@@ -140,12 +144,17 @@ class Memory:
             buffer.start_launch()
 
     def describe(self, address, size):
-        """Where an access went that hit no buffer."""
-        buffer = self.at(address)
-        if buffer is None:
-            return f"{size} bytes at {address:#x}, below every buffer"
+        """Where an access went that hit no buffer: how far from the nearest."""
+        what = f"{size} bytes at {address:#x}"
+        if not self.buffers:
+            return f"{what}, where nothing is"
+        distance, buffer = min(
+            ((max(b.address - address, address + size - b.end), b) for b in self.buffers), key=lambda pair: pair[0]
+        )
         if address < buffer.address:
-            return f"{size} bytes at {address:#x}, {buffer.address - address} before the first of {buffer.name}"
-        if address < buffer.end:
-            return f"{size} bytes at {address:#x}, across the end of {buffer.name}"
-        return f"{size} bytes at {address:#x}, {address - buffer.end} after the last of {buffer.name}"
+            return f"{what}, {distance} before the first of {buffer.name}"
+        return (
+            f"{what}, {distance - size} after the last of {buffer.name}"
+            if distance >= size
+            else (f"{what}, across the end of {buffer.name}")
+        )

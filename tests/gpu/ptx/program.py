@@ -1,4 +1,4 @@
-"""A kernel made ready to run: a step for each instruction. Whatever is not implemented is refused here, before it runs."""
+"""A kernel made ready to run: a step for each instruction. What is not implemented is refused here, before it runs."""
 
 from dataclasses import dataclass
 
@@ -92,8 +92,9 @@ def _compute(kernel, instruction):
     to, *sources = instruction.operands
     if len(sources) != len(op.sources):
         raise Refused(f"{len(sources)} operands are not implemented")
-    reads = [reader(kernel, source, kind) for source, kind in zip(sources, op.sources, strict=True)]
-    write, function = writer(kernel, to, op.result), op.function
+    wider = instruction.opcode == "cvt"
+    reads = [reader(kernel, source, kind, wider) for source, kind in zip(sources, op.sources, strict=True)]
+    write, function = writer(kernel, to, op.result, wider), op.function
     if op.approximate:
         return lambda batch, lanes: write(
             batch, lanes, function(*[read(batch, lanes) for read in reads], error=batch.error)
@@ -117,5 +118,3 @@ def _sizes_of_shared_accesses(kernel):
     for instruction in kernel.instructions:
         if instruction.opcode in ("ld", "st") and not {"global", "param"} & set(instruction.modifiers):
             yield size(instruction.modifiers[-1])
-
-

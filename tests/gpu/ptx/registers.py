@@ -25,8 +25,11 @@ class RegisterFile:
             self.defined[name] = ~exists
 
 
-def reader(kernel, operand, kind):
-    """Give a function of a batch and some of its lanes to their values, of the type `kind`."""
+def reader(kernel, operand, kind, wider=False):
+    """Give a function of a batch and some of its lanes to their values, of the type `kind`.
+
+    The register has just that size; where `wider` ones are allowed too, their lowest bits are read.
+    """
     dtype = DTYPES[kind]
     if isinstance(operand, Immediate):
         value = immediate(operand.text, dtype)
@@ -37,14 +40,21 @@ def reader(kernel, operand, kind):
         raise Refused(f"{operand} as an operand is not implemented")
     if operand.name not in kernel.registers:
         return _special(operand.name, dtype)
-    return _register(kernel, operand, dtype)
+    return _register(kernel, operand, dtype, wider)
 
 
-def _register(kernel, operand, dtype):
-    name = operand.name
+def _held(kernel, name, dtype, wider):
+    """The bits that a register holds, which must suit the type that an instruction has for it."""
     held = bits_of(DTYPES[kernel.registers[name]])
-    if dtype.itemsize > held.itemsize or (dtype == bool) != (held == bool):
-        raise Refused(f"{name} of {held} read as {dtype} is not implemented")
+    fits = dtype.itemsize <= held.itemsize if wider else bits_of(dtype) == held
+    if not fits or (dtype.kind == "b") != (held.kind == "b"):
+        raise Refused(f"{name} of {held} used as {dtype} is not implemented")
+    return held
+
+
+def _register(kernel, operand, dtype, wider):
+    name = operand.name
+    held = _held(kernel, name, dtype, wider)
     narrow = None if dtype.itemsize == held.itemsize else UNSIGNED[dtype.itemsize]
 
     def read(batch, lanes):
@@ -78,7 +88,7 @@ def _variable(kernel, name, dtype):
     return lambda batch, lanes: dtype.type(batch.variables[name])
 
 
-def writer(kernel, operand, kind):
+def writer(kernel, operand, kind, wider=False):
     """Give a function of a batch, lanes and their values that puts these into a register."""
     dtype = DTYPES[kind]
     if not isinstance(operand, Register):
@@ -86,9 +96,7 @@ def writer(kernel, operand, kind):
     name = operand.name
     if name == "_":
         return lambda batch, lanes, value: None
-    held = bits_of(DTYPES[kernel.registers[name]])
-    if dtype.itemsize > held.itemsize or (dtype == bool) != (held == bool):
-        raise Refused(f"{name} of {held} written as {dtype} is not implemented")
+    held = _held(kernel, name, dtype, wider)
     # What is narrower fills the register: with its sign if it is signed, else with zeros.
     wide = np.dtype(f"i{held.itemsize}") if dtype.kind == "i" else held
     bits = bits_of(dtype) if dtype.itemsize > 1 else dtype

@@ -100,7 +100,7 @@ def _form(instruction, register):
 def ld(kernel, instruction):
     to, at = instruction.operands
     space, kind, parts, constant = _form(instruction, to)
-    writes = [writer(kernel, part, kind) for part in parts]
+    writes = [writer(kernel, part, kind, wider=True) for part in parts]
     dtype = DTYPES[kind]
     n_bytes = dtype.itemsize * len(parts)
     if space == "param":
@@ -136,8 +136,7 @@ def st(kernel, instruction):
     if space == "param":
         raise Refused("st.param is not implemented")
     dtype = UNSIGNED[size(kind)]
-    # u8 or b8 of a wider register are its lowest bits; so reading it as bits of that size does for every type.
-    reads = [reader(kernel, part, kind) for part in parts]
+    reads = [reader(kernel, part, kind, wider=True) for part in parts]
     address, n_bytes = addresser(kernel, at), dtype.itemsize * len(parts)
     item = {16: "c16", 32: "V32"}.get(n_bytes, f"u{n_bytes}")
 

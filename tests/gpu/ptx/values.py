@@ -24,7 +24,7 @@ def is_type(name):
 
 def bits_of(dtype):
     """The type of the register that holds such a value: bool, or the unsigned integer of its size."""
-    return dtype if dtype == bool else UNSIGNED[max(dtype.itemsize, 2)]
+    return dtype if dtype.kind == "b" else UNSIGNED[max(dtype.itemsize, 2)]
 
 
 def immediate(text, dtype):
@@ -37,6 +37,6 @@ def immediate(text, dtype):
     elif dtype.kind in "iu" and "." not in text:
         size = 8 * dtype.itemsize
         return UNSIGNED[dtype.itemsize].type(int(text, 0) % 2**size).view(dtype)
-    elif dtype == bool:
+    elif dtype.kind == "b":
         return np.bool_(int(text, 0))
     raise Refused(f"the literal {text} as {dtype}")
