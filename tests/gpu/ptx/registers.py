@@ -17,12 +17,34 @@ class RegisterFile:
     """The registers of all threads of a batch. One that was not written holds nothing that may be used."""
 
     def __init__(self, kernel, exists):
-        self.values = {}
-        self.defined = {}  # of threads that do not exist, too: nobody asks for these
-        self.everywhere = dict.fromkeys(kernel.registers, False)
-        for name, kind in kernel.registers.items():
-            self.values[name] = np.zeros(len(exists), bits_of(DTYPES[kind]))
-            self.defined[name] = ~exists
+        self.types = kernel.registers
+        self.exists = exists
+        self.values = {}  # by name, from the first write on
+        self.defined = {}  # which lanes have written; of threads that do not exist nobody asks
+        self.everywhere = set()  # names of registers that all lanes have written
+
+    def write(self, name, lanes, value):
+        if name not in self.values:
+            self.values[name] = np.empty(len(self.exists), bits_of(DTYPES[self.types[name]]))
+        self.values[name][lanes] = value
+        if name not in self.everywhere:
+            defined = self.written(name)
+            defined[lanes] = True
+            if defined.all():
+                self.everywhere.add(name)
+
+    def written(self, name):
+        """A mask of the lanes that have written a register."""
+        if name not in self.defined:
+            self.defined[name] = ~self.exists
+        return self.defined[name]
+
+    def copy(self, to, source, lanes):
+        """Copy also what was never written, which then counts as unwritten there."""
+        if source in self.values:
+            self.write(to, lanes, self.values[source][lanes])
+        self.written(to)[lanes] = self.written(source)[lanes]
+        self.everywhere.discard(to)
 
 
 def reader(kernel, operand, kind, wider=False):
@@ -59,8 +81,8 @@ def _register(kernel, operand, dtype, wider):
 
     def read(batch, lanes):
         registers = batch.registers
-        if not registers.everywhere[name]:
-            defined = registers.defined[name][lanes]
+        if name not in registers.everywhere:
+            defined = registers.written(name)[lanes]
             if not defined.all():
                 batch.fault("uninitialised", f"{name} was never written", lanes, ~defined)
         value = registers.values[name][lanes]
@@ -106,16 +128,9 @@ def writer(kernel, operand, kind, wider=False):
         assert value.dtype == dtype, (operand, value.dtype, dtype)
         if dtype.itemsize != held.itemsize:
             value = value.astype(wide) if dtype.kind in "iu" else value.view(bits).astype(held)
-        batch.registers.values[name][lanes] = value.view(held)
-        define(batch.registers, name, lanes)
+        batch.registers.write(name, lanes, value.view(held))
 
     return write
-
-
-def define(registers, name, lanes):
-    if not registers.everywhere[name]:
-        registers.defined[name][lanes] = True
-        registers.everywhere[name] = bool(registers.defined[name].all())
 
 
 def addresser(kernel, operand, bits=64):

@@ -39,12 +39,10 @@ def _copy(write, to, source, kind, kernel):
 
     def copy(batch, lanes):
         registers = batch.registers
-        if registers.everywhere[source.name] or registers.defined[source.name][lanes].all():
+        if source.name in registers.everywhere or registers.written(source.name)[lanes].all():
             write(batch, lanes, read(batch, lanes))
         else:
-            registers.values[to][lanes] = registers.values[source.name][lanes]
-            registers.defined[to][lanes] = registers.defined[source.name][lanes]
-            registers.everywhere[to] = False
+            registers.copy(to, source.name, lanes)
 
     return copy
 
