@@ -227,12 +227,21 @@ def test_halves_beside_each_other_do_not_race():
 
 @EVERY_SCHEDULE
 def test_a_barrier_that_not_all_reach(schedule):
-    half_warp = "setp.lt.u32 %p1, %r0, 16; @%p1 bra $a; bar.sync 0; $a: mov.u32 %out, 1;"
-    with pytest.raises(Fault, match="barrier: only some of the warp's threads come to it"):
-        compute(half_warp, "u32", block=64, schedule=schedule)
-    one_warp = half_warp.replace("%r0, 16", "%r0, 32")
-    with pytest.raises(Fault, match="barrier: other threads of the block have left the kernel"):
-        compute(one_warp, "u32", block=64, schedule=schedule)
+    for few in (1, 16, 32, 48):
+        body = f"setp.lt.u32 %p1, %r0, {few}; @%p1 bra $a; bar.sync 0; $a: mov.u32 %out, 1;"
+        with pytest.raises(Fault, match="barrier: other threads of the block have left the kernel"):
+            compute(body, "u32", block=64, schedule=schedule)
+
+
+@EVERY_SCHEDULE
+def test_lanes_that_went_another_way_before_a_barrier(schedule):
+    """Those that come to it first wait, also where the others' way comes later in the text."""
+    body = """mov.u32 %r1, 0; setp.lt.u32 %p1, %r0, 40; @%p1 bra $late;
+        $wait: bar.sync 0; add.u32 %out, %r1, %r0; bra $end;
+        $late: add.u32 %r1, %r1, 100; bra $wait;
+        $end:"""
+    expected = np.arange(64) + np.where(np.arange(64) < 40, 100, 0)
+    np.testing.assert_array_equal(compute(body, "u32", block=64, schedule=schedule), expected)
 
 
 @EVERY_SCHEDULE

@@ -66,6 +66,22 @@ def test_table(instruction, kind, operands, expected):
         assert_same_bits(evaluate(instruction, kind, *((kind, x) for x in operands)), expected)
 
 
+def test_pairs_of_float32():
+    """Blackwell does the same to both halves of a 64-bit register."""
+    a, b, c = (np.array(x, np.float32) for x in ([1, 2, SUB, NAN], [10, 20, SUB, 1], [0.5, 0.25, 1, 1]))
+    pairs = [("f32x2", x.view(np.uint64)) for x in (a, b, c)]
+    for instruction, expected in (
+        ("add.rn.f32x2", [11, 22, 2 * SUB, NAN32]),
+        ("sub.rn.ftz.f32x2", [-9, -18, 0, NAN32]),
+        ("mul.f32x2", [10, 40, 0, NAN32]),
+    ):
+        assert_same_bits(evaluate(instruction, "f32x2", *pairs[:2]).view(np.float32), expected)
+    fused = evaluate("fma.rn.f32x2", "f32x2", *pairs).view(np.float32)
+    assert_same_bits(fused, [10.5, 40.25, 1, NAN32])
+    with pytest.raises(Refused):
+        evaluate("max.f32x2", "f32x2", *pairs[:2])
+
+
 # Against fractions: whatever is exact in them is rounded once
 
 

@@ -31,7 +31,7 @@ def approximation(name):
     """Give the function of float32 operands and an error: None, "high", "low" or a seed."""
 
     def approximate(*operands, error=None):
-        exact = np.asarray(EXACT[name](*(x.astype(np.float64) for x in operands)))
+        exact = EXACT[name](*(x.astype(np.float64) for x in operands))
         result = exact.astype(np.float32)
         if name == "div.approx":
             # The reciprocal of such a divisor is flushed to 0.
@@ -54,7 +54,7 @@ def _signs(operands, error):
         return {"high": 1, "low": -1}[error]
     mixed = np.uint32(error % 2**32)
     for x in operands:
-        mixed = (mixed ^ np.asarray(x).view(np.uint32)) * np.uint32(0x85EBCA6B)  # as in MurmurHash3
+        mixed = (mixed ^ x.view(np.uint32)) * np.uint32(0x85EBCA6B)  # as in MurmurHash3
         mixed = (mixed ^ (mixed >> np.uint32(13))) * np.uint32(0xC2B2AE35)
         mixed = mixed ^ (mixed >> np.uint32(16))
     return np.where(mixed & np.uint32(1), 1, -1)

@@ -200,7 +200,7 @@ def cnot(m):
 
 def lop3(m):
     kind = m.type("b32")
-    return Operation(lambda a, b, c, table: integers.logic3(a, b, c, int(table)), kind, (kind, kind, kind, "u32"))
+    return Operation(lambda a, b, c, table: integers.logic3(a, b, c, int(table[0])), kind, (kind, kind, kind, "u32"))
 
 
 def shl(m):
@@ -319,10 +319,26 @@ TABLE = {
 }
 
 
+IN_PAIRS = ("add", "sub", "mul", "fma")  # these may do the same to both float32 of a 64-bit register
+
+
 def operation(modifiers, opcode):
     if opcode not in TABLE:
         raise Refused(f"{modifiers.name}: the opcode is not implemented")
+    pairs = opcode in IN_PAIRS and modifiers.left[-1:] == ["f32x2"]
+    if pairs:
+        modifiers.left[-1] = "f32"
+        if "sat" in modifiers.left:
+            modifiers.refuse("saturating")
     found = TABLE[opcode](modifiers)
     modifiers.done()
     assert found.result in DTYPES
-    return found
+    return in_pairs(found) if pairs else found
+
+
+def in_pairs(one):
+    def both(*operands):
+        operands = [np.reshape(x, (-1, 1)).view(np.float32) for x in operands]
+        return np.ascontiguousarray(one.function(*operands)).view(np.uint64)[:, 0]
+
+    return Operation(both, "f32x2", ("f32x2",) * len(one.sources))

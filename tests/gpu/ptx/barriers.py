@@ -1,4 +1,8 @@
-"""bar.sync: the barrier of a block. All its threads must come, warps as a whole, and all to the same instruction."""
+"""bar.sync: the barrier of a block. All its threads must come, and all to the same instruction.
+
+A warp must come as a whole, says the manual, where the assembler lets lanes meet again after they went different ways.
+Here those that come first wait for the rest of their warp as they do for other warps.
+"""
 
 import numpy as np
 
@@ -50,9 +54,6 @@ def _only_barrier_0(operands):
 
 
 def arrive(batch, lanes, at, finish=None):
-    alone = ~batch.lanes_with_their_warp(lanes)
-    if alone.any():
-        batch.fault("barrier", "only some of the warp's threads come to it", lanes, alone)
     batch.pc[lanes] = at
     batch.blocked[lanes] = batch.at_barrier[lanes] = True
     check_exits(batch)

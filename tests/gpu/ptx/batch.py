@@ -10,7 +10,6 @@ from . import barriers
 from .faults import Fault
 from .memory import UNWRITTEN, Segment
 from .registers import RegisterFile
-from .warps import to_words
 
 
 class Batch:
@@ -42,7 +41,7 @@ class Batch:
         self.at_barrier = np.zeros(self.n_lanes, bool)
         self.voted = np.zeros(self.n_lanes, bool)
         self.current = 0
-        self.issued, self.effective = [0] * len(self.steps), [0] * len(self.steps)
+        self.issued, self.effective, self.true = ([0] * len(self.steps) for _ in range(3))
         self.registers = RegisterFile(kernel, self.exists)
         self.shared = Segment(self.shared_bytes * self.n_blocks, "shared memory", program.shared_granule)
         self.shared_base = self.block_slot * self.shared_bytes
@@ -62,6 +61,7 @@ class Batch:
         self._check_that_all_left()
         self.counters.issued += self.issued
         self.counters.effective += self.effective
+        self.counters.true += self.true
 
     def _advance(self, schedule):
         """Let the chosen warps' lanes of the lowest program counter run until they must wait, branch apart or meet."""
@@ -147,18 +147,6 @@ class Batch:
             return lanes.start % 32 == 0 and lanes.stop % 32 == 0
         return len(lanes) % 32 == 0 and bool((self.lane[lanes].reshape(-1, 32) == np.arange(32)).all())
 
-    def lanes_with_their_warp(self, lanes):
-        """A mask: for which of the lanes all threads of the warp are in the set."""
-        if self.whole_warps(lanes):
-            return np.ones(self.count(lanes), bool)
-        here = np.zeros(self.n_lanes, bool)
-        here[lanes] = True
-        return (self.present_words(here) == self.present_words(self.exists))[self.warp[lanes]]
-
-    def present_words(self, mask):
-        """A mask of lanes as one word for each warp."""
-        return to_words(mask)
-
     def per_block(self, mask):
         return mask.reshape(self.n_warps, self.n_blocks, 32).sum(axis=(0, 2))
 
@@ -166,7 +154,8 @@ class Batch:
 
     def special(self, name):
         if name not in self._special:
-            self._special[name] = np.asarray(self._compute_special(name)).astype(np.uint32)
+            value = np.asarray(self._compute_special(name)).astype(np.uint32)
+            self._special[name] = np.broadcast_to(value, self.n_lanes)
         return self._special[name]
 
     def _compute_special(self, name):

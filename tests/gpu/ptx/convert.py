@@ -30,6 +30,8 @@ def convert(m):
         m.need("rn")
         if source != "f32":
             m.refuse(f"from {source}")
+        if result == "f16":
+            m.flag("ftz")  # float16 has no numbers as small as the subnormal ones of float32
         return Operation(to_half if result == "f16" else to_bfloat16, result, (source,))
     return float_to_float(m, result, source)
 
@@ -119,7 +121,7 @@ def to_half(a):
 
 def to_bfloat16(a):
     """The upper half of a float32, rounded to nearest, to even when in the middle."""
-    bits = np.asarray(a).view(np.uint32)
+    bits = a.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return np.where(np.isnan(a), NAN16, rounded.astype(np.uint16))
 

@@ -24,17 +24,16 @@ class Traffic:
 @dataclass
 class Counters:
     kernel: object
-    issued: np.ndarray = None  # for each instruction of the kernel: by how many threads
-    effective: np.ndarray = None  # the same without those whose guard was false; for a branch, those that took it
-    traffic: dict = field(default_factory=dict)  # ("global" or "shared", "load" or "store") -> Traffic
+    issued: np.ndarray = field(init=False)  # for each instruction of the kernel: by how many threads
+    effective: np.ndarray = field(
+        init=False
+    )  # the same without those whose guard was false; for a branch, those that took it
+    true: np.ndarray = field(init=False)  # for each comparison: for how many threads it held
+    traffic: dict = field(init=False)  # ("global" or "shared", "load" or "store") -> Traffic
 
     def __post_init__(self):
-        n = len(self.kernel.instructions)
-        self.issued = np.zeros(n, np.int64) if self.issued is None else self.issued
-        self.effective = np.zeros(n, np.int64) if self.effective is None else self.effective
-        for space in ("global", "shared"):
-            for way in ("load", "store"):
-                self.traffic.setdefault((space, way), Traffic())
+        self.issued, self.effective, self.true = np.zeros((3, len(self.kernel.instructions)), np.int64)
+        self.traffic = {(space, way): Traffic() for space in ("global", "shared") for way in ("load", "store")}
 
     @property
     def instructions(self):
@@ -61,6 +60,7 @@ class Counters:
         assert self.kernel.lines == other.kernel.lines
         self.issued += other.issued
         self.effective += other.effective
+        self.true += other.true
         for key, traffic in other.traffic.items():
             self.traffic[key] += traffic
         return self

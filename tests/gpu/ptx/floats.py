@@ -20,7 +20,7 @@ MODES = (NEAREST, ZERO, DOWN, UP)
 
 def flush(x):
     """Subnormal float32 become zeros of their sign."""
-    bits = np.asarray(x).view(np.uint32)
+    bits = x.view(np.uint32)
     tiny = (bits & np.uint32(0x7F800000)) == 0
     return np.where(tiny, bits & np.uint32(0x80000000), bits).view(np.float32) if tiny.any() else x
 
@@ -72,7 +72,7 @@ def sum32(a, b, mode):
         if mode == DOWN:  # a sum that is exactly 0 is -0 then, unless both are +0
             odd = np.where((odd == 0) & (np.signbit(a) | np.signbit(b)), -0.0, odd)
         return to_float32(odd, mode)
-    total = np.asarray(a + b)
+    total = a + b
     # Rounding twice is wrong only where the first result lies just between two float32, which is rare.
     tie = (total.view(np.uint64) & np.uint64(0x1FFFFFFF)) == 0x10000000
     tie |= np.abs(total) < 2.0**-126

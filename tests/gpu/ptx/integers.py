@@ -7,7 +7,7 @@ def multiply_high(a, b):
     """The upper half of the product, which has twice the width."""
     if a.dtype.itemsize < 8:
         return ((_wide(a) * _wide(b)) >> (8 * a.dtype.itemsize)).astype(a.dtype)
-    ua, ub = np.asarray(a).view(np.uint64), np.asarray(b).view(np.uint64)
+    ua, ub = a.view(np.uint64), b.view(np.uint64)
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
     a_high, a_low, b_high, b_low = ua >> half, ua & low, ub >> half, ub & low
     middle = a_high * b_low + (a_low * b_low >> half)
@@ -71,7 +71,7 @@ def extract(a, position, length):
     """bfe: `length` bits from `position` on; a signed field repeats its topmost bit, or that of a beyond its end."""
     width = 8 * a.dtype.itemsize
     position, length = position & 0xFF, length & 0xFF
-    bits = np.asarray(a).view(f"u{a.dtype.itemsize}")
+    bits = a.view(f"u{a.dtype.itemsize}")
     field = shift_right(a, position).view(bits.dtype) & _mask(length, width, bits.dtype)
     if a.dtype.kind == "u":
         return field

@@ -7,6 +7,7 @@
     x.view                    the elements as a NumPy array, without a copy
     y.get()                   a copy; an error if some element was never written
     memory.free(y)
+    memory.rows(values, step)       a list of buffers, as far apart as one likes
 
 Addresses are never given out twice, lie beyond 2**32, and buffers are far apart: an access that misses its buffer hits
 none. `pad` elements after each row and `shift` elements before the first may not be touched either.
@@ -126,9 +127,17 @@ class Memory:
         values = np.asarray(values)
         return self.empty(values.shape, values.dtype, **options).put(values)
 
-    def skip(self, n_bytes):
-        """Leave addresses out, to place the next buffer far away: rows beyond 2**32 bytes need no memory for that."""
-        self.next += -(-n_bytes // ALIGNMENT) * ALIGNMENT
+    def rows(self, values, step, **options):
+        """Place rows `step` bytes apart, each a buffer of its own: distances beyond 2**32 need no memory then."""
+        first = self.array(values[0], **options)
+        buffers = [first]
+        for i in range(1, len(values)):
+            address = first.address + i * step
+            self.next = max(self.next, address // ALIGNMENT * ALIGNMENT)
+            shift = (address - self.next) // first.dtype.itemsize
+            buffers.append(self.array(values[i], **{**options, "shift": shift}))
+            assert buffers[i].address == address, "rows overlap"
+        return buffers
 
     def free(self, buffer):
         at = self.bases.index(buffer.base)

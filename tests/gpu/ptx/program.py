@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from . import barriers, transfers, warps
 from .arithmetic import operation
 from .decode import Modifiers, size
@@ -101,7 +103,18 @@ def _compute(kernel, instruction):
         )
     if instruction.opcode in ("div", "rem") and op.result not in ("f32", "f64"):
         return _dividing(reads, function, write)
+    if instruction.opcode == "setp":
+        return _comparing(reads, function, write)
     return lambda batch, lanes: write(batch, lanes, function(*[read(batch, lanes) for read in reads]))
+
+
+def _comparing(reads, function, write):
+    def compare(batch, lanes):
+        result = np.broadcast_to(function(*[read(batch, lanes) for read in reads]), batch.count(lanes))
+        batch.true[batch.current] += np.count_nonzero(result)
+        write(batch, lanes, result)
+
+    return compare
 
 
 def _dividing(reads, function, write):

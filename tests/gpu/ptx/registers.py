@@ -1,4 +1,7 @@
-"""How instructions get at their operands: registers, special registers, literals, addresses of variables."""
+"""How instructions get at their operands: registers, special registers, literals, addresses of variables.
+
+Values are arrays: one for each lane, or one for all of them, in an array of length 1.
+"""
 
 import numpy as np
 
@@ -54,7 +57,7 @@ def reader(kernel, operand, kind, wider=False):
     """
     dtype = DTYPES[kind]
     if isinstance(operand, Immediate):
-        value = immediate(operand.text, dtype)
+        value = np.array([immediate(operand.text, dtype)])
         return lambda batch, lanes: value
     if isinstance(operand, Symbol):
         return _variable(kernel, operand.name, dtype)
@@ -98,8 +101,7 @@ def _special(name, dtype):
         raise Refused(f"the register {name} is not implemented")
 
     def read(batch, lanes):
-        value = batch.special(name)
-        return (value[lanes] if value.ndim else value).astype(UNSIGNED[dtype.itemsize]).view(dtype)
+        return batch.special(name)[lanes].astype(UNSIGNED[dtype.itemsize]).view(dtype)
 
     return read
 
@@ -107,7 +109,7 @@ def _special(name, dtype):
 def _variable(kernel, name, dtype):
     if name not in kernel.shared:
         raise Refused(f"the address of {name} is not implemented")
-    return lambda batch, lanes: dtype.type(batch.variables[name])
+    return lambda batch, lanes: np.array([batch.variables[name]], dtype)
 
 
 def writer(kernel, operand, kind, wider=False):
@@ -124,7 +126,6 @@ def writer(kernel, operand, kind, wider=False):
     bits = bits_of(dtype) if dtype.itemsize > 1 else dtype
 
     def write(batch, lanes, value):
-        value = np.asarray(value)
         assert value.dtype == dtype, (operand, value.dtype, dtype)
         if dtype.itemsize != held.itemsize:
             value = value.astype(wide) if dtype.kind in "iu" else value.view(bits).astype(held)
@@ -146,7 +147,6 @@ def addresser(kernel, operand, bits=64):
     offset = np.int64(operand.offset).astype(held)
 
     def address(batch, lanes):
-        value = (read(batch, lanes) + offset).astype(np.uint64)
-        return value if value.ndim else np.full(batch.count(lanes), value)
+        return np.broadcast_to((read(batch, lanes) + offset).astype(np.uint64), batch.count(lanes))
 
     return address

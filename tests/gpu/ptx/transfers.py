@@ -51,7 +51,7 @@ def _unpack(kernel, parts, source, kind):
     """mov.b64 {%r1, %r2}, %rd1: the lowest bits come first."""
     part = f"b{8 * size(kind) // len(parts)}"
     read, writes = reader(kernel, source, kind), [writer(kernel, to, part) for to in parts]
-    return lambda batch, lanes: _spread(batch, lanes, np.atleast_1d(read(batch, lanes)), writes, DTYPES[part])
+    return lambda batch, lanes: _spread(batch, lanes, read(batch, lanes), writes, DTYPES[part])
 
 
 def _spread(batch, lanes, items, writes, dtype):
@@ -122,8 +122,8 @@ def _load_parameter(kernel, at, writes, dtype):
 
     def load(batch, lanes):
         values = np.frombuffer(batch.parameters[name], dtype, len(writes), offset)
-        for write, value in zip(writes, values, strict=True):
-            write(batch, lanes, value)
+        for i, write in enumerate(writes):
+            write(batch, lanes, values[i : i + 1])
 
     return load
 
@@ -140,10 +140,9 @@ def st(kernel, instruction):
 
     def store(batch, lanes):
         if len(reads) == 1:
-            values = np.asarray(reads[0](batch, lanes)).view(dtype)
-            items = values if values.ndim else np.full(batch.count(lanes), values)
+            items = np.broadcast_to(reads[0](batch, lanes).view(dtype), batch.count(lanes))
         else:
-            bits = [lambda batch, lanes, read=read: np.asarray(read(batch, lanes)).view(dtype) for read in reads]
+            bits = [lambda batch, lanes, read=read: read(batch, lanes).view(dtype) for read in reads]
             items = _gather(batch, lanes, bits, dtype).view(item)[:, 0]
         access.store(batch, lanes, space, address(batch, lanes), n_bytes, items)
 

@@ -14,6 +14,7 @@ DTYPES = {
     "bf16": np.dtype("u2"),
     "f16x2": np.dtype("u4"),
     "bf16x2": np.dtype("u4"),
+    "f32x2": np.dtype("u8"),
 }
 UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 

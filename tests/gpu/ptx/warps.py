@@ -109,7 +109,7 @@ def bar_warp_sync(kernel, instruction):
     """Orders memory among the lanes, which is noted for a whole warp only: see races.py."""
 
     def synchronise(batch, lanes, mask):
-        absent = batch.present_words(batch.pc != batch.EXITED)[batch.warp[lanes]] & ~mask
+        absent = to_words(batch.pc != batch.EXITED)[batch.warp[lanes]] & ~mask
         batch.clock[lanes] += absent == 0
 
     return together(kernel, instruction.operands[0], synchronise)
@@ -145,7 +145,7 @@ def _ready(batch, lanes, masks):
         batch.fault("mask", f"the mask {masks[outside][0]:#x} does not name the lane itself", lanes, outside)
     here = np.zeros(batch.n_lanes, bool)
     here[lanes] = True
-    missing = masks & batch.present_words(batch.pc != batch.EXITED)[warp] & ~batch.present_words(here)[warp]
+    missing = masks & to_words(batch.pc != batch.EXITED)[warp] & ~to_words(here)[warp]
     ready = missing == 0
     # Lanes that name each other must agree on the mask.
     agreed = np.zeros(batch.n_lanes, np.uint32)
