@@ -273,6 +273,9 @@ def test_threads_that_wait_for_each_other(schedule):
 def test_a_loop_without_end(schedule):
     with pytest.raises(Fault, match="endless: more than 1000 steps"):
         compute("$a: bra $a; mov.u32 %out, 1;", "u32", fuel=1000, schedule=schedule)
+    apart = "$a: setp.lt.u32 %p1, %r0, 7; @%p1 bra $a; setp.lt.u32 %p2, %r0, 9; @%p2 bra $a; mov.u32 %out, 1;"
+    with pytest.raises(Fault, match="endless: more than 1000 steps"):
+        compute(apart, "u32", fuel=1000, schedule=schedule)
 
 
 def test_a_block_that_leaves_as_a_whole_waits_for_nobody():

@@ -102,6 +102,24 @@ def test_coverage():
     assert counters.true[by_text["setp.lt.u32 %p2, %r0, 0;"]] == 0
 
 
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_who_waits_counts_once(schedule):
+    """Ten lanes come to the shuffle later than the others, 32 threads later than the others to the barrier."""
+    memory = Memory()
+    ptx = kernel("""
+        setp.lt.u32 %p1, %r0, 10;
+        @%p1 bra $late;
+        bra $shuffle;
+        $late: mov.u32 %r1, 1;
+        $shuffle:
+        shfl.sync.bfly.b32 %r2, %r0, 1, 31, -1;
+        bar.sync 0;""")
+    counters = launch(ptx, 3, 64, [memory.array(np.zeros(1))], memory=memory, schedule=schedule)
+    counts = counters.by_opcode()
+    assert counts["shfl.sync.bfly.b32"] == counts["bar.sync"] == counts["mov.u32"] - 30 == 192
+    assert counters.uncovered() == []
+
+
 def test_launches_add_up():
     counters = copy(1)
     before = counters.instructions

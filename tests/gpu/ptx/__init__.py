@@ -16,10 +16,10 @@ It runs the very text that the compiler makes of a kernel, on machines without a
 kinds), and `Refused`, before anything runs, for PTX that is not implemented. An array argument of a kernel of Numba
 becomes several parameters: `*numba_array(x)`. It says nothing about speed, nor of what the assembler makes of PTX.
 
-To read it as a description of PTX, begin with parser.py (the text), values.py and registers.py (types, operands), then
-arithmetic.py and convert.py (instructions that compute; floats.py and integers.py have their semantics, approximate.py
-what is not exact), transfers.py and access.py (memory), warps.py and barriers.py (threads together), and batch.py,
-schedule.py and races.py (who runs when). mutants.py breaks kernels, to show that it is noticed.
+To read it as a description of PTX, begin with syntax.py (the text), values.py, registers.py and special.py (types and
+operands), then arithmetic.py, logic.py and convert.py (instructions that compute; floats.py and integers.py have their
+semantics, approximate.py what is not exact), transfers.py and access.py (memory), warps.py and barriers.py (threads
+together), and batch.py, schedule.py and races.py (who runs when). mutants.py breaks kernels, to show that tests notice.
 """
 
 from .faults import Fault, Refused

@@ -5,6 +5,7 @@ An access moves `size` bytes, all of a vector at once, so memory is looked at as
 
 import numpy as np
 
+from .lanes import select
 from .memory import FORBIDDEN, UNWRITTEN, WRITTEN
 from .races import Shadow
 from .values import UNSIGNED
@@ -54,7 +55,7 @@ def _pieces(batch, lanes, space, addresses, size, way):
         for space, which in (("shared", shared), ("global", ~shared)):
             if which.any():
                 window = np.uint64(SHARED_WINDOW if space == "shared" else 0)
-                part = batch.select(lanes, which)
+                part = select(lanes, which)
                 for segment, offsets, inner, deeper in _pieces(
                     batch, part, space, addresses[which] - window, size, way
                 ):
@@ -82,7 +83,7 @@ def _several(batch, lanes, addresses, size, way):
     number = np.searchsorted(bases, addresses, "right") - 1
     for i in np.unique(number):
         which = number == i
-        part = batch.select(lanes, which)
+        part = select(lanes, which)
         buffer = batch.memory.buffers[i] if i >= 0 else None
         inside = np.zeros(which.sum(), bool)
         if buffer is not None:

@@ -1,15 +1,12 @@
-"""The table of the instructions that only compute: opcode -> how its modifiers become an operation.
+"""Instructions that compute with numbers: opcode -> how its modifiers become an operation.
 
-Each function below takes the modifiers it knows; what is left over is refused by `operation`.
+Each function below takes the modifiers it knows; whatever is left over is refused.
 """
 
 import numpy as np
 
 from . import approximate, floats, integers
-from .convert import convert
-from .decode import BITS, FLOATS, INTEGERS, Operation, size
-from .faults import Refused
-from .values import DTYPES
+from .decode import FLOATS, INTEGERS, Operation, same, size
 
 
 def float_operation(m, kind, count, function, results_flushed=True, canonical=True):
@@ -29,10 +26,6 @@ def float_operation(m, kind, count, function, results_flushed=True, canonical=Tr
         return floats.canonical(result) if canonical else result
 
     return Operation(wrapped, kind, (kind,) * count)
-
-
-def same(function, kind, count=2):
-    return Operation(function, kind, (kind,) * count)
 
 
 # Sums and products
@@ -183,102 +176,6 @@ def copysign(m):
     return same(lambda a, b: np.copysign(b, a), kind)
 
 
-# Bits
-
-
-def bitwise(function):
-    return lambda m: same(function, m.type("pred", *BITS))
-
-
-def invert(m):
-    return same(np.invert, m.type("pred", *BITS), 1)
-
-
-def cnot(m):
-    return same(lambda a: (a == 0).astype(a.dtype), m.type(*BITS), 1)
-
-
-def lop3(m):
-    kind = m.type("b32")
-    return Operation(lambda a, b, c, table: integers.logic3(a, b, c, int(table[0])), kind, (kind, kind, kind, "u32"))
-
-
-def shl(m):
-    kind = m.type(*BITS)
-    return Operation(integers.shift_left, kind, (kind, "u32"))
-
-
-def shr(m):
-    kind = m.type(*BITS, *INTEGERS)
-    return Operation(integers.shift_right, kind, (kind, "u32"))
-
-
-def shf(m):
-    left, wrap = m.need("l", "r") == "l", m.need("wrap", "clamp") == "wrap"
-    kind = m.type("b32")
-    return Operation(lambda a, b, amount: integers.funnel(a, b, amount, left, wrap), kind, (kind, kind, "u32"))
-
-
-def bfe(m):
-    kind = m.type("u32", "s32", "u64", "s64")
-    return Operation(integers.extract, kind, (kind, "u32", "u32"))
-
-
-def bfi(m):
-    kind = m.type("b32", "b64")
-    return Operation(integers.insert, kind, (kind, kind, "u32", "u32"))
-
-
-def prmt(m):
-    kind = m.type("b32")
-    return same(integers.permute, kind, 3)
-
-
-def counting(function):
-    def decode(m):
-        kind = m.type("b32", "b64")
-        return Operation(function, "u32", (kind,))
-
-    return decode
-
-
-def brev(m):
-    return same(integers.reverse_bits, m.type("b32", "b64"), 1)
-
-
-# Comparing and choosing
-
-
-def setp(m):
-    """A comparison, perhaps joined with a third operand, to a predicate."""
-    kind = m.type(*INTEGERS, *BITS, *FLOATS)
-    ftz = kind == "f32" and m.flag("ftz")
-    name = m.left.pop(0)
-    unsigned = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
-    if kind in FLOATS:
-        compare = floats.compare(name)
-    elif kind in BITS:
-        compare = floats.COMPARISONS[name] if name in ("eq", "ne") else None
-    else:
-        compare = floats.COMPARISONS.get(unsigned.get(name, name) if kind[0] == "u" else name)
-    if compare is None:
-        m.refuse(f"comparing by {name}")
-
-    def result(a, b):
-        return compare(floats.flush(a), floats.flush(b)) if ftz else compare(a, b)
-
-    joined = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
-    join = m.take(*joined)
-    if join is None:
-        return Operation(result, "pred", (kind, kind))
-    return Operation(lambda a, b, c: joined[join](result(a, b), c), "pred", (kind, kind, "pred"))
-
-
-def selp(m):
-    kind = m.type(*BITS, *INTEGERS, *FLOATS)
-    return Operation(lambda a, b, p: np.where(p, a, b), kind, (kind, kind, "pred"))
-
-
 TABLE = {
     "add": add,
     "sub": sub,
@@ -298,47 +195,4 @@ TABLE = {
     "min": extremum(floats.minimum, np.minimum),
     "max": extremum(floats.maximum, np.maximum),
     "copysign": copysign,
-    "and": bitwise(np.bitwise_and),
-    "or": bitwise(np.bitwise_or),
-    "xor": bitwise(np.bitwise_xor),
-    "not": invert,
-    "cnot": cnot,
-    "lop3": lop3,
-    "shl": shl,
-    "shr": shr,
-    "shf": shf,
-    "bfe": bfe,
-    "bfi": bfi,
-    "prmt": prmt,
-    "popc": counting(integers.count_ones),
-    "clz": counting(integers.leading_zeros),
-    "brev": brev,
-    "setp": setp,
-    "selp": selp,
-    "cvt": convert,
 }
-
-
-IN_PAIRS = ("add", "sub", "mul", "fma")  # these may do the same to both float32 of a 64-bit register
-
-
-def operation(modifiers, opcode):
-    if opcode not in TABLE:
-        raise Refused(f"{modifiers.name}: the opcode is not implemented")
-    pairs = opcode in IN_PAIRS and modifiers.left[-1:] == ["f32x2"]
-    if pairs:
-        modifiers.left[-1] = "f32"
-        if "sat" in modifiers.left:
-            modifiers.refuse("saturating")
-    found = TABLE[opcode](modifiers)
-    modifiers.done()
-    assert found.result in DTYPES
-    return in_pairs(found) if pairs else found
-
-
-def in_pairs(one):
-    def both(*operands):
-        operands = [np.reshape(x, (-1, 1)).view(np.float32) for x in operands]
-        return np.ascontiguousarray(one.function(*operands)).view(np.uint64)[:, 0]
-
-    return Operation(both, "f32x2", ("f32x2",) * len(one.sources))

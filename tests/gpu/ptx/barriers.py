@@ -8,8 +8,9 @@ import numpy as np
 
 from .decode import Modifiers
 from .faults import Refused
-from .parser import Immediate
+from .lanes import compact, count
 from .registers import reader, writer
+from .syntax import Immediate
 
 
 def barrier(kernel, instruction):
@@ -54,6 +55,7 @@ def _only_barrier_0(operands):
 
 
 def arrive(batch, lanes, at, finish=None):
+    batch.effective[at] += count(lanes)
     batch.pc[lanes] = at
     batch.blocked[lanes] = batch.at_barrier[lanes] = True
     check_exits(batch)
@@ -65,7 +67,7 @@ def arrive(batch, lanes, at, finish=None):
         batch.fault("barrier", message, lanes, np.isin(batch.block_slot[lanes], batch.block_slot[elsewhere]))
     complete = np.flatnonzero((waiting == batch.n_threads)[batch.block_slot] & batch.exists)
     if len(complete):
-        complete = batch.compact(complete)
+        complete = compact(complete)
         if finish is not None:
             finish(batch, complete)
         batch.blocked[complete] = batch.at_barrier[complete] = False

@@ -1,15 +1,16 @@
 """Some blocks of a launch, run together: every instruction for all of their threads that are at it.
 
-Lanes are numbered by warp, then block, then lane of the warp, so that the same warp of all blocks is a slice. A set of
-lanes is such a slice, or an array of numbers in ascending order.
+Lanes are numbered by warp, then block, then lane of the warp, so that the same warp of all blocks is a slice.
 """
 
 import numpy as np
 
 from . import barriers
 from .faults import Fault
+from .lanes import compact, count, select
 from .memory import UNWRITTEN, Segment
 from .registers import RegisterFile
+from .special import special
 
 
 class Batch:
@@ -80,14 +81,17 @@ class Batch:
         waiting = self.blocked & ~self.at_barrier & (self.pc == at)
         if waiting.any():
             lanes |= waiting & np.repeat(chosen.ravel(), 32)
-        self._go(self.compact(np.flatnonzero(lanes)), at, limit, schedule.burst or self.EXITED)
+        self._go(compact(np.flatnonzero(lanes)), at, limit, schedule.burst or self.EXITED)
         return True
 
     def _go(self, lanes, at, limit, burst):
-        n = self.count(lanes)
+        n = count(lanes)
         while True:
             step = self.steps[at]
             self.current = at
+            self.fuel -= 1
+            if self.fuel < 0:
+                self.fault("endless", f"more than {self.launch.fuel} steps", lanes)
             self.issued[at] += n
             burst -= 1
             if step.control is not None:
@@ -95,8 +99,8 @@ class Batch:
                 if at is None:
                     break
             else:
-                part = lanes if step.guard is None else self.select(lanes, step.guard(self, lanes))
-                k = self.count(part)
+                part = lanes if step.guard is None else select(lanes, step.guard(self, lanes))
+                k = count(part)
                 self.effective[at] += k
                 if k:
                     step.execute(self, part)
@@ -104,12 +108,9 @@ class Batch:
             if at >= limit or burst <= 0:
                 self.pc[lanes] = at
                 break
-            self.fuel -= 1
-            if self.fuel < 0:
-                self.fault("endless", f"more than {self.launch.fuel} steps", lanes)
-        self.fuel -= 1
 
     def leave(self, lanes):
+        """Out of the kernel."""
         self.pc[lanes] = self.EXITED
         self.blocked &= self.at_barrier  # who waited for these lanes of its warp looks again
         barriers.check_exits(self)
@@ -123,57 +124,15 @@ class Batch:
                 message = f"all wait, in lines {', '.join(map(str, lines))}, and others of the {whom} never come"
                 self.fault("deadlock", message, slice(0, self.n_lanes), waiting)
 
-    # Sets of lanes
-
-    def count(self, lanes):
-        return lanes.stop - lanes.start if isinstance(lanes, slice) else len(lanes)
-
-    def compact(self, numbers):
-        """A slice, if the lanes are next to each other: NumPy then copies nothing."""
-        if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
-            return slice(int(numbers[0]), int(numbers[-1]) + 1)
-        return numbers
-
-    def select(self, lanes, mask):
-        """Those of the lanes for which the mask is true."""
-        mask = np.broadcast_to(mask, self.count(lanes))
-        if mask.all():
-            return lanes
-        return np.flatnonzero(mask) + lanes.start if isinstance(lanes, slice) else lanes[mask]
-
-    def whole_warps(self, lanes):
-        """Whether the set has all 32 lanes of each of its warps."""
-        if isinstance(lanes, slice):
-            return lanes.start % 32 == 0 and lanes.stop % 32 == 0
-        return len(lanes) % 32 == 0 and bool((self.lane[lanes].reshape(-1, 32) == np.arange(32)).all())
+    # Asked by instructions
 
     def per_block(self, mask):
         return mask.reshape(self.n_warps, self.n_blocks, 32).sum(axis=(0, 2))
 
-    # Special registers
-
     def special(self, name):
         if name not in self._special:
-            value = np.asarray(self._compute_special(name)).astype(np.uint32)
-            self._special[name] = np.broadcast_to(value, self.n_lanes)
+            self._special[name] = special(self, name)
         return self._special[name]
-
-    def _compute_special(self, name):
-        if name == "%laneid":
-            return self.lane
-        if name.startswith("%lanemask_"):
-            bit = np.int64(1) << self.lane
-            above, below = 2**32 - 2 * bit, bit - 1
-            return {"eq": bit, "lt": below, "le": below | bit, "gt": above, "ge": above | bit}[name[-2:]]
-        which, axis = name[1:].split(".")
-        i = "xyz".index(axis)
-        if which in ("ntid", "nctaid"):
-            return (self.launch.block if which == "ntid" else self.launch.grid)[i]
-        shape = self.launch.block if which == "tid" else self.launch.grid
-        linear = self.thread_of_block if which == "tid" else self.block
-        return linear // int(np.prod(shape[:i])) % shape[i]
-
-    # Faults
 
     def line(self, at):
         return self.kernel.instructions[int(at)].line

@@ -16,6 +16,10 @@ class Operation:
     approximate: bool = False  # takes the error of approximations, too
 
 
+def same(function, kind, count=2):
+    return Operation(function, kind, (kind,) * count)
+
+
 class Modifiers:
     """The modifiers of an instruction, taken one by one. Whatever nobody took is refused."""
 

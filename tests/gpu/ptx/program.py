@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import barriers, transfers, warps
-from .arithmetic import operation
 from .decode import Modifiers, size
 from .faults import Refused
-from .parser import Symbol
+from .lanes import count, select
+from .operations import operation
 from .registers import reader, writer
+from .syntax import Symbol
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def _branch(kernel, instruction, guard):
     assert target is None or isinstance(to, Symbol)
 
     def branch(batch, lanes, at):
-        taken = lanes if guard is None else batch.select(lanes, guard(batch, lanes))
-        n = batch.count(taken)
+        taken = lanes if guard is None else select(lanes, guard(batch, lanes))
+        n = count(taken)
         batch.effective[at] += n
         if n == 0:
             return at + 1
@@ -78,7 +79,7 @@ def _branch(kernel, instruction, guard):
             batch.pc[lanes] = at + 1
             batch.leave(taken)
             return None
-        if n == batch.count(lanes):
+        if n == count(lanes):
             return target
         batch.pc[lanes] = at + 1
         batch.pc[taken] = target
@@ -110,7 +111,7 @@ def _compute(kernel, instruction):
 
 def _comparing(reads, function, write):
     def compare(batch, lanes):
-        result = np.broadcast_to(function(*[read(batch, lanes) for read in reads]), batch.count(lanes))
+        result = np.broadcast_to(function(*[read(batch, lanes) for read in reads]), count(lanes))
         batch.true[batch.current] += np.count_nonzero(result)
         write(batch, lanes, result)
 

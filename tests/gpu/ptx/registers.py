@@ -5,15 +5,11 @@ Values are arrays: one for each lane, or one for all of them, in an array of len
 
 import numpy as np
 
+from . import special
 from .faults import Refused
-from .parser import Address, Immediate, Register, Symbol
+from .lanes import count
+from .syntax import Address, Immediate, Register, Symbol
 from .values import DTYPES, UNSIGNED, bits_of, immediate
-
-SPECIAL = {
-    **{f"%{name}.{axis}": "u32" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"},
-    **{f"%lanemask_{which}": "u32" for which in ("eq", "le", "lt", "ge", "gt")},
-    "%laneid": "u32",
-}
 
 
 class RegisterFile:
@@ -97,7 +93,7 @@ def _register(kernel, operand, dtype, wider):
 
 
 def _special(name, dtype):
-    if name not in SPECIAL:
+    if name not in special.NAMES:
         raise Refused(f"the register {name} is not implemented")
 
     def read(batch, lanes):
@@ -147,6 +143,6 @@ def addresser(kernel, operand, bits=64):
     offset = np.int64(operand.offset).astype(held)
 
     def address(batch, lanes):
-        return np.broadcast_to((read(batch, lanes) + offset).astype(np.uint64), batch.count(lanes))
+        return np.broadcast_to((read(batch, lanes) + offset).astype(np.uint64), count(lanes))
 
     return address

@@ -6,8 +6,9 @@ from . import access
 from .access import SHARED_WINDOW
 from .decode import BITS, FLOATS, INTEGERS, Modifiers, size
 from .faults import Refused
-from .parser import Address, Register, Symbol, Vector
+from .lanes import count
 from .registers import addresser, reader, writer
+from .syntax import Address, Register, Symbol, Vector
 from .values import DTYPES, UNSIGNED
 
 HINTS = ("nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "weak", "volatile")  # of caches; they change no value
@@ -68,7 +69,7 @@ def _pack(kernel, to, parts, kind):
 
 
 def _gather(batch, lanes, reads, dtype):
-    columns = np.empty((batch.count(lanes), len(reads)), dtype)
+    columns = np.empty((count(lanes), len(reads)), dtype)
     for i, read in enumerate(reads):
         columns[:, i] = read(batch, lanes)
     return columns
@@ -140,7 +141,7 @@ def st(kernel, instruction):
 
     def store(batch, lanes):
         if len(reads) == 1:
-            items = np.broadcast_to(reads[0](batch, lanes).view(dtype), batch.count(lanes))
+            items = np.broadcast_to(reads[0](batch, lanes).view(dtype), count(lanes))
         else:
             bits = [lambda batch, lanes, read=read: read(batch, lanes).view(dtype) for read in reads]
             items = _gather(batch, lanes, bits, dtype).view(item)[:, 0]

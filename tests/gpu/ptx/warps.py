@@ -7,8 +7,9 @@ instruction; those that have left the kernel need not come.
 import numpy as np
 
 from .decode import Modifiers
-from .parser import Pair
+from .lanes import count, select, to_words, whole_warps
 from .registers import reader, writer
+from .syntax import Pair
 
 ALL = np.uint32(0xFFFFFFFF)
 
@@ -93,8 +94,8 @@ def redux(kernel, instruction):
     functions |= {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
     def reduce(batch, lanes, mask):
-        value = np.broadcast_to(read(batch, lanes), batch.count(lanes))
-        warp, mask = batch.warp[lanes], np.broadcast_to(mask, batch.count(lanes))
+        value = np.broadcast_to(read(batch, lanes), count(lanes))
+        warp, mask = batch.warp[lanes], np.broadcast_to(mask, count(lanes))
         result = np.empty_like(value)
         group = np.stack([warp.astype(np.uint64), mask.astype(np.uint64)])
         for key in np.unique(group, axis=1).T:
@@ -121,15 +122,18 @@ def together(kernel, mask, execute):
 
     def step(batch, lanes, at):
         masks = read(batch, lanes)
-        if (masks == ALL).all() and batch.whole_warps(lanes):
+        if (masks == ALL).all() and whole_warps(lanes):
+            batch.effective[at] += count(lanes)
             execute(batch, lanes, masks)
             return at + 1
-        masks = np.broadcast_to(masks, batch.count(lanes))
+        masks = np.broadcast_to(masks, count(lanes))
         ready = _ready(batch, lanes, masks)
-        now = batch.select(lanes, ready)
+        now = select(lanes, ready)
+        batch.issued[at] -= int((~ready).sum())  # these are counted when they do
         batch.pc[lanes] = at
         batch.blocked[lanes] = ~ready
         if ready.any():
+            batch.effective[at] += count(now)
             execute(batch, now, masks[ready])
             batch.pc[now] = at + 1
         return None
@@ -160,11 +164,6 @@ def _ready(batch, lanes, masks):
                 which = np.arange(len(ready)) == i
                 batch.fault("mask", f"{masks[i]:#x}, but lane {np.argmax(differs)} has another", lanes, which)
     return ready
-
-
-def to_words(bits):
-    """32 lanes to the bits of a word."""
-    return np.packbits(bits.reshape(-1, 32), axis=1, bitorder="little").view(np.uint32)[:, 0]
 
 
 TABLE = {"shfl": shfl, "vote": vote, "redux": redux, "bar.warp": bar_warp_sync}
