@@ -1,10 +1,13 @@
 """What the interpreter must notice, fault by fault, though the values happen to be right."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from .asm import HEADER, compute, kernel
-from .ptx import SCHEDULES, Fault, Memory, Refused, launch
+from .ptx import SCHEDULES, Fault, Memory, Refused, launch, operations, transfers, warps
 
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", list(SCHEDULES))
 SHARED = ".shared .align 4 .b8 s[256];"
@@ -148,7 +151,7 @@ def test_a_barrier_orders_the_threads_of_a_block(schedule):
 
 
 @EVERY_SCHEDULE
-@pytest.mark.parametrize("between", ["", "membar.cta;", "bar.warp.sync -1;"])
+@pytest.mark.parametrize("between", ["", "membar.cta;", "fence.acq_rel.gpu;", "bar.warp.sync -1;"])
 def test_a_missing_barrier(schedule, between):
     """Also where the schedule makes the values right; fences and warps' barriers do not do."""
     with pytest.raises(Fault, match=r"race|uninitialised"):
@@ -306,6 +309,14 @@ def test_barriers_that_count(schedule):
 def test_refused_before_anything_runs(memory, body):
     with pytest.raises(Refused):
         launch(kernel(body), 1, 1, [floats(memory)], memory=memory)
+
+
+@pytest.mark.parametrize("opcode", sorted({*operations.TABLE, *transfers.TABLE, *warps.TABLE}))
+def test_every_opcode_is_tested(opcode):
+    """There is no opcode of which no test knows the results."""
+    tests = [path.read_text() for path in Path(__file__).parent.glob("test_ptx_*.py") if path != Path(__file__)]
+    tests.append(Path(__file__).read_text().split("# What is refused")[0])
+    assert any(re.search(rf"\b{opcode}\.", text) for text in tests)
 
 
 def test_what_never_runs_is_refused_too(memory):

@@ -10,7 +10,6 @@ from .faults import Refused
 from .lanes import count, select
 from .operations import operation
 from .registers import reader, writer
-from .syntax import Symbol
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Program:
         guard = None if instruction.guard is None else reader(kernel, instruction.guard, "pred")
         if name in ("bra", "ret", "exit"):
             return Step(None, control=_branch(kernel, instruction, guard))
-        control = _together(name, instruction.modifiers)
+        control = _waiting(name, instruction.modifiers)
         if control is not None:
             if guard is not None:
                 raise Refused("a guard here is not implemented")
@@ -51,23 +50,20 @@ class Program:
         return Step(_compute(kernel, instruction), guard)
 
 
-def _together(name, modifiers):
+def _waiting(name, modifiers):
+    """The decoder of an instruction at which threads wait for each other."""
     if name in ("bar", "barrier"):
-        if modifiers[:1] == ("warp",):
-            return warps.bar_warp_sync if modifiers == ("warp", "sync") else None
-        return barriers.reduction if "red" in modifiers else barriers.barrier
+        return {"warp": warps.bar_warp_sync, "red": barriers.reduction}.get(modifiers[0], barriers.barrier)
     return warps.TABLE.get(name)
 
 
 def _branch(kernel, instruction, guard):
     if instruction.modifiers not in ((), ("uni",)):
         raise Refused("this kind of branch is not implemented")
+    target = None  # out of the kernel
     if instruction.opcode == "bra":
-        (to,) = instruction.operands
-        target = kernel.labels[to.name]
-    else:
-        target = None  # out of the kernel
-    assert target is None or isinstance(to, Symbol)
+        (label,) = instruction.operands
+        target = kernel.labels[label.name]
 
     def branch(batch, lanes, at):
         taken = lanes if guard is None else select(lanes, guard(batch, lanes))

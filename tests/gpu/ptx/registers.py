@@ -130,7 +130,7 @@ def writer(kernel, operand, kind, wider=False):
     return write
 
 
-def addresser(kernel, operand, bits=64):
+def addresser(kernel, operand):
     """Give a function of a batch and lanes to addresses: uint64, one for each lane."""
     if not isinstance(operand, Address):
         raise Refused(f"{operand} as an address is not implemented")

@@ -108,12 +108,17 @@ def redux(kernel, instruction):
 
 def bar_warp_sync(kernel, instruction):
     """Orders memory among the lanes, which is noted for a whole warp only: see races.py."""
+    m = Modifiers(instruction)
+    m.need("warp")
+    m.need("sync")
+    m.done()
+    (mask,) = instruction.operands
 
     def synchronise(batch, lanes, mask):
         absent = to_words(batch.pc != batch.EXITED)[batch.warp[lanes]] & ~mask
         batch.clock[lanes] += absent == 0
 
-    return together(kernel, instruction.operands[0], synchronise)
+    return together(kernel, mask, synchronise)
 
 
 def together(kernel, mask, execute):
@@ -166,4 +171,4 @@ def _ready(batch, lanes, masks):
     return ready
 
 
-TABLE = {"shfl": shfl, "vote": vote, "redux": redux, "bar.warp": bar_warp_sync}
+TABLE = {"shfl": shfl, "vote": vote, "redux": redux}
