@@ -140,6 +140,24 @@ def test_registers_that_nobody_wrote():
         compute("mov.u32 %r6, %r5; add.u32 %out, %r6, 1;", "u32")
 
 
+def test_what_is_unknown_may_be_moved_but_not_used():
+    """Compilers pack what they know with what nobody needs, choose between the two, and compute with both."""
+    pack = "mov.u32 %r1, 7; mov.b64 %rd1, {%r1, %r2};"
+    assert (compute(f"{pack} mov.b64 {{%out, _}}, %rd1;", "u32") == 7).all()
+    with pytest.raises(Fault, match="uninitialised: %r4 was never written"):
+        compute(f"{pack} mov.b64 {{%r3, %r4}}, %rd1; add.u32 %out, %r3, %r4;", "u32")
+    with pytest.raises(Fault, match="uninitialised: %rd1 was never written"):
+        compute(f"{pack} add.u64 %out, %rd1, 1;", "u64")
+    twice = f"{pack} add.f32x2 %rd2, %rd1, %rd1; mov.b64 {{%r3, %r4}}, %rd2;"
+    assert (compute(f"{twice} mov.u32 %out, %r3;", "u32") > 0).all()
+    with pytest.raises(Fault, match="uninitialised: %r4 was never written"):
+        compute(f"{twice} add.u32 %out, %r4, 0;", "u32")
+    chosen = "mov.u32 %r1, 7; setp.lt.u32 %p1, %r0, {n}; selp.b32 %r3, %r1, %r2, %p1; add.u32 %out, %r3, 0;"
+    assert (compute(chosen.format(n=32), "u32") == 7).all()
+    with pytest.raises(Fault, match=r"uninitialised: %r3 was never written .*thread \(20, 0, 0\)"):
+        compute(chosen.format(n=20), "u32")
+
+
 # Races
 
 

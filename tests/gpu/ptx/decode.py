@@ -14,6 +14,7 @@ class Operation:
     result: str
     sources: tuple
     approximate: bool = False  # takes the error of approximations, too
+    known: object = None  # of values and what is known of them: what is known of the result, where it may be less
 
 
 def same(function, kind, count=2):

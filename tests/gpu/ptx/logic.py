@@ -4,6 +4,7 @@ import numpy as np
 
 from . import floats, integers
 from .decode import BITS, FLOATS, INTEGERS, Operation, same
+from .values import DTYPES, whole
 
 # Bits
 
@@ -98,7 +99,13 @@ def setp(m):
 
 def selp(m):
     kind = m.type(*BITS, *INTEGERS, *FLOATS)
-    return Operation(lambda a, b, p: np.where(p, a, b), kind, (kind, kind, "pred"))
+
+    def known(values, masks):
+        """As much as of the one that is chosen."""
+        a, b = (np.uint8(whole(DTYPES[kind])) if mask is None else mask for mask in masks[:2])
+        return np.where(values[2], a, b)
+
+    return Operation(lambda a, b, p: np.where(p, a, b), kind, (kind, kind, "pred"), known=known)
 
 
 TABLE = {

@@ -29,4 +29,12 @@ def in_pairs(one):
         operands = [np.reshape(x, (-1, 1)).view(np.float32) for x in operands]
         return np.ascontiguousarray(one.function(*operands)).view(np.uint64)[:, 0]
 
-    return Operation(both, "f32x2", ("f32x2",) * len(one.sources))
+    def known(values, masks):
+        """A half, where that half of every operand is."""
+        result = np.uint8(0b1111)
+        for mask in masks:
+            if mask is not None:
+                result = result & (np.where(mask & 3 == 3, 3, 0) | np.where(mask & 12 == 12, 12, 0))
+        return result.astype(np.uint8)
+
+    return Operation(both, "f32x2", ("f32x2",) * len(one.sources), known=known)

@@ -9,7 +9,7 @@ from .decode import Modifiers, size
 from .faults import Refused
 from .lanes import count, select
 from .operations import operation
-from .registers import reader, writer
+from .registers import known, reader, writer
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ def _compute(kernel, instruction):
         return _dividing(reads, function, write)
     if instruction.opcode == "setp":
         return _comparing(reads, function, write)
+    if op.known is not None:
+        return _passing_on(kernel, sources, op, write)
     return lambda batch, lanes: write(batch, lanes, function(*[read(batch, lanes) for read in reads]))
 
 
@@ -112,6 +114,19 @@ def _comparing(reads, function, write):
         write(batch, lanes, result)
 
     return compare
+
+
+def _passing_on(kernel, sources, op, write):
+    """What is chosen, and each of a pair, may be unknown if its source is."""
+    reads = [reader(kernel, x, kind, unchecked=kind != "pred") for x, kind in zip(sources, op.sources, strict=True)]
+    masks = [known(kernel, source) for source in sources]
+
+    def execute(batch, lanes):
+        values, found = [read(batch, lanes) for read in reads], [mask(batch, lanes) for mask in masks]
+        all_known = all(mask is None for mask in found)
+        write(batch, lanes, op.function(*values), None if all_known else op.known(values, found))
+
+    return execute
 
 
 def _dividing(reads, function, write):

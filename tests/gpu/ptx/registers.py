@@ -9,47 +9,59 @@ from . import special
 from .faults import Refused
 from .lanes import count
 from .syntax import Address, Immediate, Register, Symbol
-from .values import DTYPES, UNSIGNED, bits_of, immediate
+from .values import DTYPES, UNSIGNED, bits_of, immediate, whole
 
 
 class RegisterFile:
-    """The registers of all threads of a batch. One that was not written holds nothing that may be used."""
+    """The registers of all threads of a batch, and which parts of them hold something that may be used.
+
+    Compilers move what was never written: they copy it where paths meet, pack it beside something else. That is no use
+    of it, so each lane of a register has a bit for every 16 of its bits that says whether they are known.
+    """
 
     def __init__(self, kernel, exists):
-        self.types = kernel.registers
+        self.types = {name: bits_of(DTYPES[kind]) for name, kind in kernel.registers.items()}
         self.exists = exists
-        self.values = {}  # by name, from the first write on
-        self.defined = {}  # which lanes have written; of threads that do not exist nobody asks
-        self.everywhere = set()  # names of registers that all lanes have written
+        self.values = {}  # by name, from the first use on
+        self.masks = {}
+        self.everywhere = set()  # names of registers that all lanes know wholly
 
-    def write(self, name, lanes, value):
+    def value(self, name, lanes):
         if name not in self.values:
-            self.values[name] = np.empty(len(self.exists), bits_of(DTYPES[self.types[name]]))
+            self.values[name] = np.zeros(len(self.exists), self.types[name])
+        return self.values[name][lanes]
+
+    def known(self, name, lanes):
+        """Which parts of a register are known; None if all are."""
+        if name in self.everywhere:
+            return None
+        mask = self._mask(name)[lanes]
+        return None if (mask == whole(self.types[name])).all() else mask
+
+    def write(self, name, lanes, value, known=None):
+        if name not in self.values:
+            self.values[name] = np.empty(len(self.exists), self.types[name])
         self.values[name][lanes] = value
-        if name not in self.everywhere:
-            defined = self.written(name)
-            defined[lanes] = True
-            if defined.all():
+        if known is not None:
+            self._mask(name)[lanes] = known
+            self.everywhere.discard(name)
+        elif name not in self.everywhere:
+            mask, all_of_it = self._mask(name), whole(self.types[name])
+            mask[lanes] = all_of_it
+            if (mask == all_of_it).all():
                 self.everywhere.add(name)
 
-    def written(self, name):
-        """A mask of the lanes that have written a register."""
-        if name not in self.defined:
-            self.defined[name] = ~self.exists
-        return self.defined[name]
-
-    def copy(self, to, source, lanes):
-        """Copy also what was never written, which then counts as unwritten there."""
-        if source in self.values:
-            self.write(to, lanes, self.values[source][lanes])
-        self.written(to)[lanes] = self.written(source)[lanes]
-        self.everywhere.discard(to)
+    def _mask(self, name):
+        if name not in self.masks:  # about threads that do not exist, nobody asks
+            self.masks[name] = np.where(self.exists, np.uint8(0), np.uint8(whole(self.types[name])))
+        return self.masks[name]
 
 
-def reader(kernel, operand, kind, wider=False):
+def reader(kernel, operand, kind, wider=False, unchecked=False):
     """Give a function of a batch and some of its lanes to their values, of the type `kind`.
 
-    The register has just that size; where `wider` ones are allowed too, their lowest bits are read.
+    The register has just that size; where `wider` ones are allowed too, their lowest bits are read. `unchecked`, it may
+    be unknown: `known` tells.
     """
     dtype = DTYPES[kind]
     if isinstance(operand, Immediate):
@@ -61,7 +73,7 @@ def reader(kernel, operand, kind, wider=False):
         raise Refused(f"{operand} as an operand is not implemented")
     if operand.name not in kernel.registers:
         return _special(operand.name, dtype)
-    return _register(kernel, operand, dtype, wider)
+    return _register(kernel, operand, dtype, wider, unchecked)
 
 
 def _held(kernel, name, dtype, wider):
@@ -73,23 +85,30 @@ def _held(kernel, name, dtype, wider):
     return held
 
 
-def _register(kernel, operand, dtype, wider):
+def _register(kernel, operand, dtype, wider, unchecked):
     name = operand.name
     held = _held(kernel, name, dtype, wider)
     narrow = None if dtype.itemsize == held.itemsize else UNSIGNED[dtype.itemsize]
 
     def read(batch, lanes):
         registers = batch.registers
-        if name not in registers.everywhere:
-            defined = registers.written(name)[lanes]
-            if not defined.all():
-                batch.fault("uninitialised", f"{name} was never written", lanes, ~defined)
-        value = registers.values[name][lanes]
+        if not unchecked:
+            known = registers.known(name, lanes)
+            if known is not None:
+                batch.fault("uninitialised", f"{name} was never written", lanes, known != whole(held))
+        value = registers.value(name, lanes)
         if narrow is not None:
             value = value.astype(narrow)
         return value.view(dtype)
 
     return (lambda batch, lanes: ~read(batch, lanes)) if operand.negated else read
+
+
+def known(kernel, operand):
+    """Give a function of a batch and lanes to which parts of an operand are known; None if all are."""
+    if isinstance(operand, Register) and operand.name in kernel.registers:
+        return lambda batch, lanes: batch.registers.known(operand.name, lanes)
+    return lambda batch, lanes: None
 
 
 def _special(name, dtype):
@@ -115,17 +134,17 @@ def writer(kernel, operand, kind, wider=False):
         raise Refused(f"{operand} as a destination is not implemented")
     name = operand.name
     if name == "_":
-        return lambda batch, lanes, value: None
+        return lambda batch, lanes, value, known=None: None
     held = _held(kernel, name, dtype, wider)
     # What is narrower fills the register: with its sign if it is signed, else with zeros.
     wide = np.dtype(f"i{held.itemsize}") if dtype.kind == "i" else held
     bits = bits_of(dtype) if dtype.itemsize > 1 else dtype
 
-    def write(batch, lanes, value):
+    def write(batch, lanes, value, known=None):
         assert value.dtype == dtype, (operand, value.dtype, dtype)
         if dtype.itemsize != held.itemsize:
             value = value.astype(wide) if dtype.kind in "iu" else value.view(bits).astype(held)
-        batch.registers.write(name, lanes, value.view(held))
+        batch.registers.write(name, lanes, value.view(held), known)
 
     return write
 

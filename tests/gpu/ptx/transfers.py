@@ -7,9 +7,9 @@ from .access import SHARED_WINDOW
 from .decode import BITS, FLOATS, INTEGERS, Modifiers, size
 from .faults import Refused
 from .lanes import count
-from .registers import addresser, reader, writer
-from .syntax import Address, Register, Symbol, Vector
-from .values import DTYPES, UNSIGNED
+from .registers import addresser, known, reader, writer
+from .syntax import Address, Symbol, Vector
+from .values import DTYPES, UNSIGNED, whole
 
 HINTS = ("nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "weak", "volatile")  # of caches; they change no value
 HINTS += ("L1::evict_normal", "L1::evict_first", "L1::evict_last", "L1::evict_unchanged", "L1::no_allocate")
@@ -28,44 +28,46 @@ def mov(kernel, instruction):
         return _unpack(kernel, to.parts, source, kind)
     if isinstance(source, Vector):
         return _pack(kernel, to, source.parts, kind)
-    read, write = reader(kernel, source, kind), writer(kernel, to, kind)
-    if isinstance(source, Register) and source.name in kernel.registers:
-        return _copy(write, to.name, source, kind, kernel)
-    return lambda batch, lanes: write(batch, lanes, read(batch, lanes))
-
-
-def _copy(write, to, source, kind, kernel):
-    """Copying what was never written is no use of it: compilers do where paths meet. The copy counts as unwritten."""
-    read = reader(kernel, source, kind)
-
-    def copy(batch, lanes):
-        registers = batch.registers
-        if source.name in registers.everywhere or registers.written(source.name)[lanes].all():
-            write(batch, lanes, read(batch, lanes))
-        else:
-            registers.copy(to, source.name, lanes)
-
-    return copy
+    read, mask = reader(kernel, source, kind, unchecked=True), known(kernel, source)
+    write = writer(kernel, to, kind)
+    return lambda batch, lanes: write(batch, lanes, read(batch, lanes), mask(batch, lanes))
 
 
 def _unpack(kernel, parts, source, kind):
     """mov.b64 {%r1, %r2}, %rd1: the lowest bits come first."""
-    part = f"b{8 * size(kind) // len(parts)}"
-    read, writes = reader(kernel, source, kind), [writer(kernel, to, part) for to in parts]
-    return lambda batch, lanes: _spread(batch, lanes, read(batch, lanes), writes, DTYPES[part])
+    dtype = UNSIGNED[size(kind) // len(parts)]
+    read, mask = reader(kernel, source, kind, unchecked=True), known(kernel, source)
+    writes = [writer(kernel, to, f"b{8 * dtype.itemsize}") for to in parts]
+    units, all_of_it = dtype.itemsize // 2, whole(dtype)
 
+    def unpack(batch, lanes):
+        columns = _columns(read(batch, lanes), dtype, len(writes))
+        masks = mask(batch, lanes)
+        for i, write in enumerate(writes):
+            write(batch, lanes, columns[:, i], None if masks is None else (masks >> i * units) & all_of_it)
 
-def _spread(batch, lanes, items, writes, dtype):
-    columns = np.ascontiguousarray(items).view(dtype).reshape(-1, len(writes))
-    for i, write in enumerate(writes):
-        write(batch, lanes, columns[:, i])
+    return unpack
 
 
 def _pack(kernel, to, parts, kind):
     dtype = UNSIGNED[size(kind) // len(parts)]
-    reads = [reader(kernel, part, f"b{8 * dtype.itemsize}") for part in parts]
-    write = writer(kernel, to, kind)
-    return lambda batch, lanes: write(batch, lanes, _gather(batch, lanes, reads, dtype).view(DTYPES[kind])[:, 0])
+    reads = [reader(kernel, part, f"b{8 * dtype.itemsize}", unchecked=True) for part in parts]
+    masks, write = [known(kernel, part) for part in parts], writer(kernel, to, kind)
+    units, all_of_it = dtype.itemsize // 2, whole(dtype)
+
+    def pack(batch, lanes):
+        value = _gather(batch, lanes, reads, dtype).view(DTYPES[kind])[:, 0]
+        found = [mask(batch, lanes) for mask in masks]
+        together = None
+        if any(mask is not None for mask in found):
+            together = sum((all_of_it if mask is None else mask) << i * units for i, mask in enumerate(found))
+        write(batch, lanes, value, together)
+
+    return pack
+
+
+def _columns(items, dtype, n):
+    return np.ascontiguousarray(items).view(dtype).reshape(-1, n)
 
 
 def _gather(batch, lanes, reads, dtype):
@@ -111,7 +113,9 @@ def ld(kernel, instruction):
         if len(writes) == 1:
             writes[0](batch, lanes, items.view(dtype))
         else:
-            _spread(batch, lanes, items, writes, dtype)
+            columns = _columns(items, dtype, len(writes))
+            for i, write in enumerate(writes):
+                write(batch, lanes, columns[:, i])
 
     return load
 

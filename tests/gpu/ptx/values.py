@@ -28,6 +28,11 @@ def bits_of(dtype):
     return dtype if dtype.kind == "b" else UNSIGNED[max(dtype.itemsize, 2)]
 
 
+def whole(dtype):
+    """The mask of a register that is known wholly: a bit for every 16 bits."""
+    return (1 << max(dtype.itemsize // 2, 1)) - 1
+
+
 def immediate(text, dtype):
     """The value of a literal, as the type of the operand it stands for."""
     text = text.rstrip("U")
