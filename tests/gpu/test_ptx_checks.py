@@ -144,6 +144,7 @@ def test_what_is_unknown_may_be_moved_but_not_used():
     """Compilers pack what they know with what nobody needs, choose between the two, and compute with both."""
     pack = "mov.u32 %r1, 7; mov.b64 %rd1, {%r1, %r2};"
     assert (compute(f"{pack} mov.b64 {{%out, _}}, %rd1;", "u32") == 7).all()
+    assert (compute(f"{pack} cvt.u32.u64 %out, %rd1;", "u32") == 7).all()
     with pytest.raises(Fault, match="uninitialised: %r4 was never written"):
         compute(f"{pack} mov.b64 {{%r3, %r4}}, %rd1; add.u32 %out, %r3, %r4;", "u32")
     with pytest.raises(Fault, match="uninitialised: %rd1 was never written"):

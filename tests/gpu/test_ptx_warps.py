@@ -75,6 +75,11 @@ def test_lanes_wait_for_the_others_of_their_mask(schedule):
         $shuffle: shfl.sync.bfly.b32 %out, %r1, 1, 31, -1;"""
     np.testing.assert_array_equal(compute(body, "u32", schedule=schedule)[:12], [101, 100, 103, 102, 105, 104, 107, 106,
                                                                                109, 108, 11, 10])  # fmt: skip
+    later = """setp.lt.u32 %p1, %r0, 10; mov.u32 %r1, %r0; @%p1 bra $late;
+        $shuffle: shfl.sync.bfly.b32 %out, %r1, 1, 31, -1; bra $end;
+        $late: add.u32 %r1, %r1, 100; bra $shuffle;
+        $end:"""
+    np.testing.assert_array_equal(compute(later, "u32", schedule=schedule), compute(body, "u32", schedule=schedule))
     apart = """setp.lt.u32 %p1, %r0, 10; @%p1 bra $one; shfl.sync.bfly.b32 %out, %r0, 1, 31, -1; bra $end;
         $one: shfl.sync.bfly.b32 %out, %r0, 1, 31, -1;
         $end:"""

@@ -85,9 +85,12 @@ class Batch:
         return True
 
     def _go(self, lanes, at, limit, burst):
-        n = count(lanes)
+        n, first = count(lanes), at
         while True:
             step = self.steps[at]
+            if step.meets and at != first and (self.blocked & (self.pc == at)).any():
+                self.pc[lanes] = at  # others of these warps may wait here: go on with them
+                break
             self.current = at
             self.fuel -= 1
             if self.fuel < 0:

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import floats
 from .decode import INTEGERS, Operation
-from .values import DTYPES
+from .values import DTYPES, whole
 
 TO_INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 ALL_INTEGERS = ("u8", "s8", *INTEGERS)
@@ -43,7 +43,9 @@ def integer_to_integer(m, result, source):
     low, high = limits(result)
     dtype = DTYPES[result]
     if not m.flag("sat"):
-        return Operation(lambda a: a.astype(dtype), result, (source,))
+        narrower = dtype.itemsize < DTYPES[source].itemsize
+        known = (lambda values, masks: masks[0] & whole(dtype)) if narrower else None
+        return Operation(lambda a: a.astype(dtype), result, (source,), known=known)
     # Only limits that the source can exceed matter, and those are numbers that it can hold.
     lowest, highest = max(low, limits(source)[0]), min(high, limits(source)[1])
     return Operation(lambda a: np.clip(a, lowest, highest).astype(dtype), result, (source,))

@@ -17,6 +17,7 @@ class Step:
     execute: object  # of a batch and lanes
     guard: object = None  # gives which lanes execute
     control: object = None  # in place of `execute`: gives the next instruction, or None when it set program counters
+    meets: bool = False  # lanes of a warp wait here for each other
 
 
 class Program:
@@ -44,7 +45,7 @@ class Program:
         if control is not None:
             if guard is not None:
                 raise Refused("a guard here is not implemented")
-            return Step(None, control=control(kernel, instruction))
+            return Step(None, control=control(kernel, instruction), meets=True)
         if name in transfers.TABLE:
             return Step(transfers.TABLE[name](kernel, instruction), guard)
         return Step(_compute(kernel, instruction), guard)
@@ -103,7 +104,11 @@ def _compute(kernel, instruction):
     if instruction.opcode == "setp":
         return _comparing(reads, function, write)
     if op.known is not None:
-        return _passing_on(kernel, sources, op, write)
+        unchecked = [
+            reader(kernel, x, kind, wider, unchecked=kind != "pred")
+            for x, kind in zip(sources, op.sources, strict=True)
+        ]
+        return _passing_on(unchecked, [known(kernel, source) for source in sources], op, write)
     return lambda batch, lanes: write(batch, lanes, function(*[read(batch, lanes) for read in reads]))
 
 
@@ -116,10 +121,8 @@ def _comparing(reads, function, write):
     return compare
 
 
-def _passing_on(kernel, sources, op, write):
-    """What is chosen, and each of a pair, may be unknown if its source is."""
-    reads = [reader(kernel, x, kind, unchecked=kind != "pred") for x, kind in zip(sources, op.sources, strict=True)]
-    masks = [known(kernel, source) for source in sources]
+def _passing_on(reads, masks, op, write):
+    """What is chosen, each of a pair, the lower half of a number: unknown only if it was unknown before."""
 
     def execute(batch, lanes):
         values, found = [read(batch, lanes) for read in reads], [mask(batch, lanes) for mask in masks]

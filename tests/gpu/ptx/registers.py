@@ -142,7 +142,11 @@ def writer(kernel, operand, kind, wider=False):
 
     def write(batch, lanes, value, known=None):
         assert value.dtype == dtype, (operand, value.dtype, dtype)
+        if known is not None and (known == whole(dtype)).all():
+            known = None
         if dtype.itemsize != held.itemsize:
+            if known is not None:
+                known = np.where(known == whole(dtype), np.uint8(whole(held)), np.uint8(0))
             value = value.astype(wide) if dtype.kind in "iu" else value.view(bits).astype(held)
         batch.registers.write(name, lanes, value.view(held), known)
 
