@@ -77,8 +77,12 @@ def reader(kernel, operand, kind, wider=False, unchecked=False):
 
 
 def _held(kernel, name, dtype, wider):
-    """The bits that a register holds, which must suit the type that an instruction has for it."""
+    """The bits that a register holds, which must suit the type that an instruction has for it.
+
+    A float register is never wider: compilers have loaded float16 into float32 registers and forgotten to convert them.
+    """
     held = bits_of(DTYPES[kernel.registers[name]])
+    wider = wider and kernel.registers[name][0] != "f"
     fits = dtype.itemsize <= held.itemsize if wider else bits_of(dtype) == held
     if not fits or (dtype.kind == "b") != (held.kind == "b"):
         raise Refused(f"{name} of {held} used as {dtype} is not implemented")
