@@ -323,7 +323,8 @@ def test_barriers_that_count(schedule):
     "bar.arrive 0, 64;", "ld.global.relaxed.gpu.u32 %r1, [%rd0];", "cp.async.ca.shared.global [%r1], [%rd0], 16;",
     "mov.u32 %r1, nobody;", "bra.uni $nowhere;", "add.u32 %r1, %rd0, 1;", "add.u32 %r1, %r0;", "trap;",
     "@%p1 bar.sync 0;", ".local .align 4 .b8 depot[8];", "prmt.b32.f4e %r1, %r0, %r0, %r0;",
-    "ld.global.v2.u32 %r1, [%rd0];", "setp.foo.u32 %p1, %r0, 1;", "ld.global.u32 %r1, [%rd0], %rd1;", "ld.global.b16 %f1, [%rd0];",
+    "ld.global.v2.u32 %r1, [%rd0];", "setp.foo.u32 %p1, %r0, 1;", "ld.global.u32 %r1, [%rd0], %rd1;",
+    "ld.global.b16 %f1, [%rd0];",
 ])  # fmt: skip
 def test_refused_before_anything_runs(memory, body):
     with pytest.raises(Refused):

@@ -80,6 +80,14 @@ def test_lanes_wait_for_the_others_of_their_mask(schedule):
         $late: add.u32 %r1, %r1, 100; bra $shuffle;
         $end:"""
     np.testing.assert_array_equal(compute(later, "u32", schedule=schedule), compute(body, "u32", schedule=schedule))
+    again = (
+        body.replace("%out", "%r5")
+        + """setp.lt.u32 %p2, %r0, 20; @%p2 bra $more; bra $last;
+        $more: add.u32 %r5, %r5, 1000;
+        $last: shfl.sync.bfly.b32 %out, %r5, 1, 31, -1;"""
+    )
+    expected = np.where(LANES < 10, LANES + 100, LANES) + np.where(LANES < 20, 1000, 0)
+    np.testing.assert_array_equal(compute(again, "u32", schedule=schedule), expected)
     apart = """setp.lt.u32 %p1, %r0, 10; @%p1 bra $one; shfl.sync.bfly.b32 %out, %r0, 1, 31, -1; bra $end;
         $one: shfl.sync.bfly.b32 %out, %r0, 1, 31, -1;
         $end:"""

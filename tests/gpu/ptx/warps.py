@@ -129,6 +129,7 @@ def together(kernel, mask, execute):
         masks = read(batch, lanes)
         if (masks == ALL).all() and whole_warps(lanes):
             batch.effective[at] += count(lanes)
+            batch.blocked[lanes] = False
             execute(batch, lanes, masks)
             return at + 1
         masks = np.broadcast_to(masks, count(lanes))
