@@ -8,6 +8,7 @@ import pytest
 
 from .asm import HEADER, compute, kernel
 from .ptx import SCHEDULES, Fault, Memory, Refused, launch, operations, transfers, warps
+from .ptx.races import Shadow
 
 EVERY_SCHEDULE = pytest.mark.parametrize("schedule", list(SCHEDULES))
 SHARED = ".shared .align 4 .b8 s[256];"
@@ -82,9 +83,10 @@ def test_shared_memory_ends_where_it_was_declared():
     body = "mov.u64 %rd1, s; ld.shared.u32 %out, [%rd1+256];"
     with pytest.raises(Fault, match=r"bounds: .* of shared memory"):
         compute(body, "u32", shared=SHARED)
-    two = ".shared .align 4 .b8 a[4]; .shared .align 4 .b8 b[4];"
-    with pytest.raises(Fault, match="bounds: 4 bytes of which some are padding of shared memory"):
-        compute("mov.u64 %rd1, a; ld.shared.u32 %out, [%rd1+4];", "u32", shared=two)
+    for size in (4, 128):
+        two = f".shared .align 4 .b8 a[{size}]; .shared .align 4 .b8 b[{size}];"
+        with pytest.raises(Fault, match="bounds: 4 bytes of which some are padding of shared memory"):
+            compute(f"mov.u64 %rd1, a; ld.shared.u32 %out, [%rd1+{size}];", "u32", shared=two)
 
 
 def test_dynamic_shared_memory_is_as_large_as_the_launch_says():
@@ -138,6 +140,8 @@ def test_registers_that_nobody_wrote():
     compute("mov.u32 %r6, %r5; mov.u32 %out, 1;", "u32")
     with pytest.raises(Fault, match="uninitialised: %r6 was never written"):
         compute("mov.u32 %r6, %r5; add.u32 %out, %r6, 1;", "u32")
+    with pytest.raises(Fault, match="uninitialised: %r6 was never written"):
+        compute("mov.u32 %r6, 1; mov.u32 %r6, %r5; add.u32 %out, %r6, 1;", "u32")
 
 
 def test_what_is_unknown_may_be_moved_but_not_used():
@@ -210,6 +214,23 @@ def test_every_reader_counts():
             compute(body, "u32", block=64, shared=SHARED, schedule=schedule)
     within = body.replace("%r0, 40", "%r0, 2")  # ordered by the warp's barrier
     compute(within, "u32", block=64, shared=SHARED)
+
+
+def test_readers_of_one_load_in_any_order():
+    """Threads 1 to 5 of a block read at once; then none of them may store without a barrier, after one each may."""
+    unit, clock = np.zeros(1, int), np.zeros(1, int)
+    for writer in (1, 2, 5):
+        for later, races in ((clock, True), (clock + (1 << 32), False)):
+            shadow = Shadow(1, threads_per_block=32)
+            assert shadow.load(np.zeros(5, int), np.array([4, 1, 5, 3, 2]), np.zeros(5, int)) is None
+            assert (shadow.store(unit, np.array([writer]), later) is not None) == races
+
+
+@EVERY_SCHEDULE
+def test_a_barrier_of_half_a_warp_orders_nothing_of_the_other(schedule):
+    halves = "shr.u32 %r9, %r0, 4; shl.b32 %r9, %r9, 4; shl.b32 %r9, 0xFFFF, %r9; bar.warp.sync %r9;"
+    with pytest.raises(Fault, match=r"race|uninitialised"):
+        compute(EXCHANGE.format(between=halves, bit=64), "u32", shared=SHARED, schedule=schedule)
 
 
 def test_two_lanes_of_one_store():

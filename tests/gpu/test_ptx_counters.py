@@ -109,15 +109,29 @@ def test_who_waits_counts_once(schedule):
     ptx = kernel("""
         setp.lt.u32 %p1, %r0, 10;
         @%p1 bra $late;
-        bra $shuffle;
-        $late: mov.u32 %r1, 1;
         $shuffle:
         shfl.sync.bfly.b32 %r2, %r0, 1, 31, -1;
-        bar.sync 0;""")
+        bar.sync 0;
+        bra $end;
+        $late: mov.u32 %r1, 1;
+        bra $shuffle;
+        $end:""")
     counters = launch(ptx, 3, 64, [memory.array(np.zeros(1))], memory=memory, schedule=schedule)
     counts = counters.by_opcode()
     assert counts["shfl.sync.bfly.b32"] == counts["bar.sync"] == counts["mov.u32"] - 30 == 192
     assert counters.uncovered() == []
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_lanes_meet_again(schedule):
+    """After a branch that some take, the warp's store is one request."""
+    memory = Memory()
+    to = memory.empty(64, np.uint32)
+    body = """setp.lt.u32 %p1, %r0, 50; mov.u32 %r1, 1; @%p1 bra $join; mov.u32 %r1, 2;
+        $join: mad.wide.u32 %rd1, %r0, 4, %rd0; st.global.u32 [%rd1], %r1;"""
+    counters = launch(kernel(body), 1, 64, [to], memory=memory, schedule=schedule)
+    assert counters.traffic["global", "store"].requests == 2
+    np.testing.assert_array_equal(to.get(), np.where(np.arange(64) < 50, 1, 2))
 
 
 def test_launches_add_up():

@@ -33,6 +33,9 @@ TABLE = [
     # The exact sum lies above the middle of two float32 by less than float64 can show: rounding twice would go down.
     ("fma.rn.f32", "f32", [[1 + 2.0**-12], [1 + 2.0**-12], [2.0**-60]], [1 + 2.0**-11 + 2.0**-23]),
     ("fma.rn.f32", "f32", [[1 + 2.0**-12], [1 + 2.0**-12], [-(2.0**-60)]], [1 + 2.0**-11]),
+    # The same among subnormal numbers: an odd one, and a little less than half a unit.
+    ("fma.rn.f32", "f32", [[(1 + 2.0**-23) * 2.0**-75], [(1 - 2.0**-23) * 2.0**-75], [(2**22 + 1) * SUB]],
+     [(2**22 + 1) * SUB]),
     ("fma.rm.f32", "f32", [[1], [1], [2.0**-60]], [1]),
     ("fma.rp.f32", "f32", [[1], [1], [2.0**-60]], [1 + 2.0**-23]),
     ("fma.rm.f32", "f32", [[2.0**-100], [2.0**-100], [-0.0]], [0.0]),
@@ -137,6 +140,8 @@ def test_fma_of_float64_is_rounded_once(rng):
     c[:200] = -(a * b)[:200] * (1 + 2.0**-52 * rng.integers(-2, 3, 200))
     a[200:220], b[200:220], c[200:220] = 2.0**-600, 3 * 2.0**-500, 2.0**-1074 * np.arange(20)
     a[220:240], b[220:240], c[220:240] = 2.0**600, 1.25 * 2.0**424, -(2.0**1023)
+    a[240:260] = (1 + rng.random(20)) * 2.0**1000
+    b[240:260] = (1 + rng.random(20)) * 2.0**-60
     actual = evaluate("fma.rn.f64", "f64", ("f64", a), ("f64", b), ("f64", c))
     for i in range(len(a)):
         exact = Fraction(float(a[i])) * Fraction(float(b[i])) + Fraction(float(c[i]))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from .asm import compute
-from .ptx import SCHEDULES, Fault, Refused
+from .asm import compute, kernel
+from .ptx import SCHEDULES, Fault, Memory, Refused, launch
 
 LANES = np.arange(32)
 FULL = -1
@@ -48,6 +48,23 @@ def test_a_lane_that_does_not_take_part_has_nothing_to_give():
         shuffle("down", 8, 31, block=24)
     got, _ = shuffle("bfly", 8, 31, mask=0xFFFF, block=16)
     np.testing.assert_array_equal(got, LANES[:16] ^ 8)
+
+
+def test_a_lane_outside_of_the_mask_has_nothing_to_give():
+    halves = "shr.u32 %r1, %r0, 4; shl.b32 %r1, %r1, 4; shl.b32 %r2, 0xFFFF, %r1;"
+    with pytest.raises(Fault, match="lane: from lane 16, which does not take part"):
+        compute(f"{halves} shfl.sync.bfly.b32 %out, %r0, 16, 31, %r2;", "u32")
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_nobody_waits_for_lanes_that_leave(schedule):
+    memory = Memory()
+    to = memory.array(np.zeros(32, np.uint32))
+    body = """setp.ge.u32 %p1, %r0, 10; @%p1 bra $gone; bar.warp.sync -1; mad.wide.u32 %rd1, %r0, 4, %rd0;
+        st.global.u32 [%rd1], 1; ret;
+        $gone:"""
+    launch(kernel(body), 1, 32, [to], memory=memory, schedule=schedule)
+    np.testing.assert_array_equal(to.get(), LANES < 10)
 
 
 def test_a_mask_must_name_its_own_lane():

@@ -59,7 +59,6 @@ class Shadow:
         self.writer[units] = thread
         together = self.writer[units] != thread  # another lane of the same instruction wrote after this one
         self.written[units] = clock
-        self.first[units] = self.last[units] = NOBODY
         for more in (readers, together if together.any() else None):
             if more is not None:
                 race = more if race is None else race | more
