@@ -223,6 +223,7 @@ def test_readers_of_one_load_in_any_order():
         for later, races in ((clock, True), (clock + (1 << 32), False)):
             shadow = Shadow(1, threads_per_block=32)
             assert shadow.load(np.zeros(5, int), np.array([4, 1, 5, 3, 2]), np.zeros(5, int)) is None
+            assert (shadow.first[0], shadow.last[0]) == (1, 5)
             assert (shadow.store(unit, np.array([writer]), later) is not None) == races
 
 
