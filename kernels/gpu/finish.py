@@ -139,6 +139,8 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 lse = given
         sample = sample * number_at(call.upstream, row.number * call.upstream_step, one) * call.slope
         scale = sample * ce_scale
+        if row.n == 1 and call.lse_in == 0:
+            scale = zero  # one class has the probability 1, whatever rounding makes of it
         even = scale * s.spread
         if call.z_loss != zero:
             even = fma(sample * (zl_scale * call.z_loss), lse + lse, even)
