@@ -125,17 +125,13 @@ class _Interface:
     """An array of somebody else."""
 
     def __init__(self, array):
-        self.__cuda_array_interface__ = {
-            "version": 3,
-            "shape": array.shape,
-            "strides": array.strides,
-            "typestr": array.dtype.str,
-            "data": (array.data.ptr, False),
-        }
         self.array = array
 
-    # (dispatch asks the type)
-    __cuda_array_interface__ = None
+    @property
+    def __cuda_array_interface__(self):
+        array = self.array
+        place = {"data": (array.data.ptr, False), "shape": array.shape, "strides": array.strides}
+        return {"version": 3, "typestr": array.dtype.str, **place}
 
 
 class _DLPack:

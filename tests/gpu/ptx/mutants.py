@@ -82,10 +82,10 @@ def survivors(ptx, check, **options):
     same for every thread is none: on these inputs nobody could tell.
     """
     counters = check(ptx)
-    return [mutant for mutant in mutants(ptx, counters, **options) if not _noticed(mutant, check, counters)]
+    return [mutant for mutant in mutants(ptx, counters, **options) if not noticed(mutant, check, counters)]
 
 
-def _noticed(mutant, check, counters):
+def noticed(mutant, check, counters):
     try:
         changed = check(mutant.text)
     except (Fault, AssertionError):
