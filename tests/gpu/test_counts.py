@@ -29,6 +29,7 @@ INSTRUCTIONS = {  # of FLOAT_TYPES
     "split": (46, 43, 44, 107),
 }
 
+
 @pytest.fixture(scope="module")
 def gpu():
     with standin.installed() as gpu:
@@ -53,9 +54,7 @@ def count(gpu, kernel, dtype):
     gpu.launches.clear()
     with standin.Device(gpu, DEVICE):
         tasks.cross_entropy(task)
-        chosen = launch.choose(
-            tasks.current_device(), dtype.name, True, n_rows, n_classes, True
-        )
+        chosen = launch.choose(tasks.current_device(), dtype.name, True, n_rows, n_classes, True)
     assert {step.name for step in chosen.launches} == NAMES.get(kernel, {kernel})
     return [launched.counters for launched in gpu.launches], n_rows, n_classes, dtype.itemsize
 

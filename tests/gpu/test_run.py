@@ -1,7 +1,7 @@
 """Every kernel, as compiled for several kinds of GPU, run by the interpreter of PTX and compared with the reference.
 
-Which kernel, type, options, number of classes, layout, schedule and error of approximate instructions: every pair of two
-of these is run. `make slow` runs more. Of every 12 rows, each is of another kind, see `rows_of_all_kinds`.
+Kernel, type, options, number of classes, layout, schedule, error of approximate instructions: every pair of values of
+two of these is run. `make slow` runs more. Of every 12 rows, each is of another kind, see `rows_of_all_kinds`.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from . import standin
 from .ptx import SCHEDULES
 
 KERNELS = ("warp", "block", "online", "split")
-# One class; fewer than lanes of a warp; one more; several chunks for each lane; one more than chunks of any type; rounds
-# of threads and a rest; several pieces and parts.
+# One class; fewer than lanes of a warp; one more; several chunks for each lane; one more than chunks of any type;
+# rounds of threads and a rest; several pieces and parts.
 CLASSES = (1, 7, 33, 200, 513, 1001, 4100)
 MOST_OF_A_WARP = 1001  # beyond, no device has the memory
 
@@ -210,7 +210,9 @@ def make(gpu, rng, case):
         "ce_scale": 1.0, "zl_scale": 1.0, "zl_ratio": 1.0,
     }  # fmt: skip
     numbers_ |= {name: value for name, value in options.items() if name in numbers_}
-    outputs = {name: ((n_rows,), {"argmax": np.int64, "rank": np.int64, "correct": bool}.get(name, arithmetic)) for name in aux}
+    outputs = {
+        name: ((n_rows,), {"argmax": np.int64, "rank": np.int64, "correct": bool}.get(name, arithmetic)) for name in aux
+    }
     if options["loss"] and not only_logits:
         outputs["loss"] = (n_rows,), arithmetic
 
@@ -262,7 +264,9 @@ def fill_exactly(made):
 def run(gpu, tasks, monkeypatch, case, made):
     """Launch the kernels of a case; give the counters."""
     monkeypatch.setattr(
-        tasks, "choose", lambda device, dtype, plain, n, c, with_grad: choice(case.kernel, dtype, plain, n, c, with_grad)
+        tasks,
+        "choose",
+        lambda device, dtype, plain, n, c, with_grad: choice(case.kernel, dtype, plain, n, c, with_grad),
     )
     gpu.launches.clear()
     gpu.options = {"schedule": case.schedule, "error": case.error}
@@ -337,3 +341,14 @@ CASES = every_pair()
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_every_pair(gpu, tasks, monkeypatch, rng, case):
     check_case(gpu, tasks, monkeypatch, rng, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_size_and_layout(gpu, tasks, monkeypatch, rng, kernel, dtype, options):
+    for i, (n_classes, layout) in enumerate(itertools.product(CLASSES, LAYOUTS)):
+        case = Case(kernel, dtype, options, n_classes, layout, FACTORS[5][i % 4], ERRORS[i // 4 % 4])
+        if allowed(case):
+            check_case(gpu, tasks, monkeypatch, rng, case)
