@@ -12,8 +12,8 @@ from . import standin, test_run
 from .ptx.mutants import mutants, noticed
 from .test_run import Case
 
-# For every kernel: a first chunk, whole ones and their rest; whole ones alone; gradients apart; and rows that are sure of
-# a class each, as reductions that miss some threads' largest are wrong there only.
+# For every kernel: a first chunk, whole ones and their rest; whole ones alone; gradients apart; rows that are sure of a
+# class each, as reductions that miss some threads' largest are wrong there only.
 CASES = [
     ("plain", 513, "odd, in place", "random"),
     ("plain", 200, "dense", "warp-reverse"),
