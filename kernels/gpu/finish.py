@@ -125,6 +125,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
             return Plan(s.power, s.base, s.top, nll_top + bad, zero, zero)
         inverse = one / total
         p_others = others * inverse
+        alone = row.n == 1
         if call.lse_in != 0:
             # An lse of more classes than these (a part of a vocabulary) makes their probabilities smaller. One that is
             # the row's own, up to its rounding, is not as exact as what was found here.
@@ -133,12 +134,14 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 difference = lse - given
                 if difference > most:
                     difference = most  # whose power is all but infinite
+                alone = False
                 inverse = inverse * power(difference, log2e, log2e_rest, one_bits)
                 p_y = e_y * inverse
                 p_others = one - p_y
                 lse = given
         sample = sample * number_at(call.upstream, row.number * call.upstream_step, one) * call.slope
-        scale = sample * ce_scale
+        # The gradient of one class is 0, not what rounding leaves of p * q - q.
+        scale = zero if alone else sample * ce_scale
         if row.n == 1 and call.lse_in == 0:
             scale = zero  # one class has the probability 1, whatever rounding makes of it
         even = scale * s.spread

@@ -97,7 +97,8 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         n = call.n_classes if there else 0
         number = number if there else 0
         x = start_of(call.x, call.x_step, call.x_offsets, number)
-        shift = (x & (CHUNK_BYTES - 1)) >> item_bits
+        # (no shift where there is no row: its first chunk would count as one, and be read)
+        shift = (x & (CHUNK_BYTES - 1)) >> item_bits if there else np.int64(0)
         g = start_of(call.g, call.g_step, call.g_offsets, number)
         whole = (n + shift) >> lane_bits
         writable = whole

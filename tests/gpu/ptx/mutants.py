@@ -1,0 +1,93 @@
+"""Break a kernel in one place at a time, as a slip of its author might have, to show that the tests notice.
+
+    assert survivors(ptx, check) == []
+
+What is broken: a barrier is removed; a comparison of whole numbers takes or leaves the bound itself; a warp instruction
+has a mask without its last lane; a shuffle has another distance; an access goes one element further, which misaligns
+those of vectors. Instructions that did not run, by the counters, are left alone, as nobody could notice.
+"""
+
+import re
+from dataclasses import dataclass
+
+from .faults import Fault
+from .parser import parse
+
+OTHER_BOUND = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt", "lo": "ls", "ls": "lo", "hi": "hs", "hs": "hi"}
+SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    kind: str  # "barrier", "bound", "mask", "distance" or "access"
+    line: int
+    before: str
+    after: str
+    text: str  # of the whole PTX
+
+    def __str__(self):
+        return f"{self.kind}, line {self.line}: {self.before} -> {self.after or 'nothing'}"
+
+
+def mutants(ptx, counters=None, kinds=("barrier", "bound", "mask", "distance", "access"), name=None):
+    """Give every mutant of a kernel, or of the instructions that ran."""
+    kernels = parse(ptx)
+    kernel = kernels[name] if name else next(iter(kernels.values()))
+    for instruction in kernel.instructions:
+        if counters is not None and not counters.issued[instruction.index]:
+            continue
+        line = kernel.lines[instruction.line - 1]
+        for kind, after in _changes(instruction, line.strip()):
+            if kind in kinds:
+                lines = [*kernel.lines]
+                lines[instruction.line - 1] = after
+                yield Mutant(kind, instruction.line, line.strip(), after, "\n".join(lines))
+
+
+def _changes(instruction, text):
+    opcode, modifiers = instruction.opcode, instruction.modifiers
+    if opcode in ("bar", "barrier"):
+        yield "barrier", ""
+    elif opcode == "setp" and modifiers[0] in OTHER_BOUND and modifiers[-1][0] in "us":
+        yield "bound", text.replace(f"setp.{modifiers[0]}.", f"setp.{OTHER_BOUND[modifiers[0]]}.")
+    elif opcode in ("shfl", "vote", "redux"):
+        yield "mask", _with_operand(text, -1, "0x7FFFFFFF")
+        if opcode == "shfl":
+            # Twice the distance, which reductions have had already. (Three times could do as well as once.)
+            distance = _operands(text)[1][2]
+            twice = f"{{ .reg .b32 %twice; shl.b32 %twice, {distance}, 1; {_with_operand(text, 2, '%twice')} }}"
+            yield "distance", twice
+    elif opcode in ("ld", "st") and {"global", "shared"} & set(modifiers):
+        size = SIZES[modifiers[-1].lstrip("busf")]
+        address = instruction.operands[opcode == "ld"]
+        yield "access", re.sub(r"(?:\+-?\d+)?\]", f"+{address.offset + size}]", text, count=1)
+
+
+def _with_operand(text, i, value):
+    """The text with an operand replaced."""
+    head, operands = _operands(text)
+    operands[i] = value
+    return f"{head}{', '.join(operands)};"
+
+
+def _operands(text):
+    head, operands = re.match(r"((?:@!?\S+\s+)?\S+\s+)(.*);", text).groups()
+    return head, [operand.strip() for operand in operands.split(",")]
+
+
+def survivors(ptx, check, **options):
+    """Give the mutants that nobody notices.
+
+    `check` runs a PTX text, raises if its results are wrong, and gives the counters. A comparison that comes out the
+    same for every thread is none: on these inputs nobody could tell.
+    """
+    counters = check(ptx)
+    return [mutant for mutant in mutants(ptx, counters, **options) if not noticed(mutant, check, counters)]
+
+
+def noticed(mutant, check, counters):
+    try:
+        changed = check(mutant.text)
+    except (Fault, AssertionError):
+        return True
+    return mutant.kind == "bound" and (changed.true == counters.true).all()

@@ -1,0 +1,86 @@
+"""What plain kernels do for each element, counted by the interpreter: gates, not a measure of speed."""
+
+import numpy as np
+import pytest
+from conftest import FLOAT_TYPES, float_type
+
+pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
+
+from fastce.kernels.gpu import launch
+from fastce.kernels.task import Task
+
+from . import standin
+
+# Rows and classes that the launch table gives to each kernel, by bytes of an element; how often it reads them.
+SHAPES = {
+    "warp": ({2: (64, 1024), 4: (64, 1024), 8: (64, 512)}, 1),
+    "block": ({2: (3, 32768), 4: (3, 32768), 8: (3, 16384)}, 1),
+    "online": ({2: (3, 61440), 4: (3, 61440), 8: (3, 30720)}, 2),
+    "split": ({2: (1, 524288), 4: (1, 262144), 8: (1, 131072)}, 2),
+}
+NAMES = {"split": {"part", "finish"}}
+DEVICE = standin.CAPABILITIES.index((9, 0))
+
+# Thread-instructions of PTX for each element at most, moves between registers among them: a little more than now.
+INSTRUCTIONS = {  # of FLOAT_TYPES
+    "warp": (42, 41, 39, 87),
+    "block": (27, 25, 24, 56),
+    "online": (44, 41, 40, 93),
+    "split": (46, 43, 44, 107),
+}
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    with standin.installed() as gpu:
+        yield gpu
+
+
+def count(gpu, kernel, dtype):
+    """The counters of loss and gradient by a kernel; rows, classes and bytes of an element."""
+    from fastce.kernels.gpu import tasks
+
+    dtype = float_type(dtype)
+    n_rows, n_classes = SHAPES[kernel][0][dtype.itemsize]
+    rng = np.random.default_rng(1)
+    arithmetic = np.float64 if dtype == np.float64 else np.float32
+    arrays = {
+        "logits": gpu.put((rng.normal(size=(n_rows, n_classes)) * 3).astype(dtype), readonly=True),
+        "targets": gpu.put(rng.integers(0, n_classes, n_rows), readonly=True),
+        "grad": gpu.empty((n_rows, n_classes), dtype),
+        "loss": gpu.empty(n_rows, arithmetic),
+    }
+    task = Task.of_logits(arrays["logits"])._replace(**arrays)
+    gpu.launches.clear()
+    with standin.Device(gpu, DEVICE):
+        tasks.cross_entropy(task)
+        chosen = launch.choose(tasks.current_device(), dtype.name, True, n_rows, n_classes, True)
+    assert {step.name for step in chosen.launches} == NAMES.get(kernel, {kernel})
+    return [launched.counters for launched in gpu.launches], n_rows, n_classes, dtype.itemsize
+
+
+def measured(gpu, kernel, dtype):
+    counters, n_rows, n_classes, item = count(gpu, kernel, dtype)
+    ideal = n_rows * n_classes * item / 32
+    total = {
+        (space, way, what): sum(getattr(c.traffic[space, way], what) for c in counters)
+        for space in ("global", "shared")
+        for way in ("load", "store")
+        for what in ("sectors", "conflicts")
+    }
+    return {
+        "read": total["global", "load", "sectors"] / ideal,
+        "written": total["global", "store", "sectors"] / ideal,
+        "conflicts": total["shared", "load", "conflicts"] + total["shared", "store", "conflicts"],
+        "instructions": sum(c.instructions for c in counters) / (n_rows * n_classes),
+    }
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize("kernel", SHAPES)
+def test_counts(gpu, kernel, dtype):
+    found, reads = measured(gpu, kernel, dtype), SHAPES[kernel][1]
+    assert found["conflicts"] == 0
+    # All that is read, by all that must be: the logits once or twice, the gradient once.
+    assert found["read"] + found["written"] <= 1.05 * (reads + 1)
+    assert found["instructions"] <= INSTRUCTIONS[kernel][FLOAT_TYPES.index(dtype)]
