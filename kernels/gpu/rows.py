@@ -98,7 +98,7 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         number = number if there else 0
         x = start_of(call.x, call.x_step, call.x_offsets, number)
         # (no shift where there is no row: its first chunk would count as one, and be read)
-        shift = (x & (CHUNK_BYTES - 1)) >> item_bits if there else np.int64(0)
+        shift = (x & (CHUNK_BYTES - 1)) >> item_bits if there else 0
         g = start_of(call.g, call.g_step, call.g_offsets, number)
         whole = (n + shift) >> lane_bits
         writable = whole
