@@ -12,7 +12,8 @@ import numpy as np
 
 from ..formats import LOG2E, LOG2E_REST
 from .compile import inline
-from .simd import address_of, advance, fma, pointer, pointer_at, rounded
+from .maths import Powers, powers_of
+from .simd import address_of, advance, fma, pointer, pointer_at, rounded, zeros
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, then of the gradient, then of q.
@@ -54,12 +55,13 @@ class Options(NamedTuple):
     weighted: bool
     keep: float  # 1 - label smoothing
     share: float  # label smoothing / classes
+    powers: Powers  # hi and lo again, with what else powers of v take
     even: bool  # the short loops do: no softcap, a scale above 0, and what is spread is spread evenly
 
 
 @inline
-def options_of(call, numbers):
-    """Read the options of a call. What a function does not use is not read."""
+def options_of(call, numbers, x):
+    """Read the options of a call on logits ``x``. What a function does not use is not read."""
     weighted, spread = call[WEIGHT] != 0, call[SPREAD]
     return Options(
         numbers[HI],
@@ -74,6 +76,7 @@ def options_of(call, numbers):
         weighted,
         numbers[KEEP],
         numbers[SHARE],
+        powers_of(zeros(x), numbers[HI], numbers[LO]),
         numbers[SOFTCAP] == 0.0 and numbers[SIGN] == 1.0 and (spread == NONE or (spread == SMOOTHED and not weighted)),
     )
 

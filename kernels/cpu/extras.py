@@ -7,7 +7,7 @@ from .compile import device
 from .element import value
 from .maths import constants, power
 from .simd import apart, count_true, first_true, iota, lanes, load_one, load_part, total, where, widen, zeros, zeros64
-from .stats import BLOCK, largest_logit
+from .sums import BLOCK, largest_logit
 
 
 @device
@@ -54,14 +54,14 @@ def rank(x, n, y, order):
 def mean_distance(call, numbers, x, n, base, k, top):
     """Sum of the powers, each times ``top - sign * v``: how far below the top (less the base) the class lies."""
     apart()
-    o = options_of(call, numbers)
+    o = options_of(call, numbers, x)
     s = zeros64(x)
     magic = constants(zeros(x)).one - k
     for first in range(0, n, BLOCK):
         block = zeros(x)
         for j in range(first, min(n, first + BLOCK), lanes(x)):
             v = value(load_part(x, j, n - j), o) - base
-            _, e = power(v, o.hi, o.lo, magic)
+            _, e = power(v, o.powers, magic)
             e = where(iota(v) < min(n - j, lanes(x)), e, 0.0)
             block = block + where(e == 0.0, 0.0, e * (top - v * o.sign))
         s = s + widen(block)

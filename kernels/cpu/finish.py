@@ -32,7 +32,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import times
-from .maths import constants, log, log1p, power, power_parts
+from .maths import constants, log, log1p, power, power_parts, powers_of
 from .simd import (
     absolute,
     apart,
@@ -106,7 +106,7 @@ def write_about_classes(call, i, winner, above):
 @inline
 def _power64(v, o, magic):
     """``2**(...)`` of one v a lane, in float64: not rounded to the arithmetic type yet."""
-    t, scale, r = power_parts(v, o.hi, o.lo, magic, 0.0)
+    t, scale, r = power_parts(v, o.powers, magic, 0.0)
     gone = t <= constants(v).zero
     scale, r = widen(where(gone, 0.0, scale)), widen(where(gone, 0.0, r))
     return fma(scale, r, scale)
@@ -135,7 +135,7 @@ def _nll(others, e_y, v_y, k, total, o):
 def finish(call, numbers, x, first, n, table):
     """Write all of rows ``first`` to ``first + n`` but their gradients, and plan these."""
     apart()
-    o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
+    o, width, zero = options_of(call, numbers, x), lanes(x), zeros(x)
     c, z_loss = constants(zero), numbers[Z_LOSS]
     top, k, base = load(table, TOP * width), load(table, POWER * width), load(table, BASE * width)
     ties, rest = load(table, TIES * width), widen(load(table, REST * width)) + widen(load(table, REST_LEFT * width))
@@ -195,7 +195,7 @@ def finish(call, numbers, x, first, n, table):
         apart_from_base = given - widen(base) * o.unit - widen(k) * LN2
         apart_from_base = where(apart_from_base > 600.0, 600.0, apart_from_base)  # whose power is all but infinite
         own = absolute(given - lse) <= (absolute(lse) + 1.0) * c.unit
-        inverse = where(own, inverse, 1.0 / power(apart_from_base, LOG2E, LOG2E_REST, one)[1])
+        inverse = where(own, inverse, 1.0 / power(apart_from_base, powers_of(given, LOG2E, LOG2E_REST), one)[1])
         p_y = e_y64 * inverse
         p_others = where(own, p_others, 1.0 - p_y)
         lse = where(own, lse, given)

@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import GRADIENT_STEP, KIND, LOG_SOFTMAX, NONE, Q_STEP, STREAM, X_STEP, options_of, row_start, target_of
+from .call import (
+    GRADIENT_STEP,
+    KIND,
+    LOG_SOFTMAX,
+    N_CLASSES,
+    NONE,
+    Q_STEP,
+    STREAM,
+    X_STEP,
+    options_of,
+    row_start,
+    target_of,
+)
 from .compile import device, inline
 from .element import spread_weights, value
 from .maths import constants, power_parts
@@ -35,8 +47,7 @@ from .simd import (
     where,
     zeros,
 )
-from .stats import KEPT
-from .table import plan_of
+from .table import KEPT, plan_of
 
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 
@@ -68,7 +79,7 @@ def no_edge(x):
 @inline
 def scaled_power(v, o, magic, factor, left):
     """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add."""
-    t, scale, r = power_parts(v, o.hi, o.lo, magic, left)
+    t, scale, r = power_parts(v, o.powers, magic, left)
     scale, r = scale * factor, fma(left, r, r)  # (1 + r) * (1 + left)
     return where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
 
@@ -81,7 +92,7 @@ def kept_power(scale, r, factor, left):
 
 
 @inline
-def _again(x, j, n, whole, o, plan, kept, even):
+def again(x, j, n, whole, o, plan, kept, even):
     """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``even``: see ``_write``."""
     logits = load(x, j) if whole else load_part(x, j, n)
     magic = constants(logits).one - plan.power
@@ -92,7 +103,7 @@ def _again(x, j, n, whole, o, plan, kept, even):
 
 
 @inline
-def _kept(x, j, n, whole, o, plan, kept, even):
+def from_kept(x, j, n, whole, o, plan, kept, even):
     """The same from what was kept of the first look."""
     far = KEPT * lanes(x)
     d = kept_power(load(kept, j), load(kept, far + j), plan.factor, plan.left)
@@ -100,7 +111,13 @@ def _kept(x, j, n, whole, o, plan, kept, even):
 
 
 @inline
-def _vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
+def kept_of(group, r):
+    """What was kept of the group's row ``r``."""
+    return advance(group.kept, r * group.step * item_bytes(group.kept))
+
+
+@inline
+def vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
     """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``even``, constants, leave out what is not needed."""
     d, v = powers(x, j, n, whole, o, plan, kept, even)
     if even:
@@ -113,7 +130,7 @@ def _vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
 
 
 @inline
-def _with_target(d, at, plan):
+def with_target(d, at, plan):
     """The vector with the gradient of the target in lane ``at``, if there is such a lane."""
     return where(iota(d) == (at if 0 <= at < lanes_of(d) else -1), plan.target, d)
 
@@ -138,42 +155,59 @@ def _put_last(g, j, m, d, edge):
 
 
 @inline
+def whole_vectors(g, n, streamed):
+    """From where to where ``n`` elements of the gradient are written by whole vectors."""
+    begin = min(n, until_aligned(g)) if streamed else 0
+    return begin, begin + (n - begin) // lanes(g) * lanes(g)
+
+
+@inline
+def _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, even, edge):
+    """Gradient of the first ``begin`` classes."""
+    if begin > 0:
+        d = vector(powers, x, 0, begin, False, o, plan, weight, q, kept, even)
+        _put_first(g, begin, with_target(d, y, plan), edge)
+
+
+@inline
+def _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge):
+    """Gradient of the classes from ``whole`` on."""
+    if whole < n:
+        d = vector(powers, x, whole, n - whole, False, o, plan, weight, q, kept, even)
+        _put_last(g, whole, n - whole, with_target(d, y - whole, plan), edge)
+
+
+@inline
 def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
     """Gradient of ``n`` classes from ``x`` on, of which ``y`` is the target if it is among them.
 
-    ``powers`` is ``_again`` or ``_kept``; ``even``, a constant: softcap and class weights are not to be thought of.
+    ``powers`` is ``again`` or ``from_kept``; ``even``, a constant: softcap and class weights are not to be thought of.
     """
     width = lanes(x)
-    begin = min(n, until_aligned(g)) if streamed else 0
-    whole = begin + (n - begin) // width * width
-    if begin > 0:
-        d = _vector(powers, x, 0, begin, False, o, plan, weight, q, kept, even)
-        _put_first(g, begin, _with_target(d, y, plan), edge)
+    begin, whole = whole_vectors(g, n, streamed)
+    _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, even, edge)
     if streamed:
         # The target is written with the vector that it is in: a line that has just left for memory would be fetched
         # back for it, while all stores wait (with 1,000 classes, a quarter of the time).
         if whole < n and not edge.after:
             prefetch_write(g, whole)
         for j in range(begin, whole, width):
-            d = _vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
-            stream(g, j, _with_target(d, y - j, plan))
+            d = vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
+            stream(g, j, with_target(d, y - j, plan))
     else:
         for j in range(begin, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
-            store(g, j, _vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
+            store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
         if 0 <= y < whole:
             store_one(g, y, plan.target)
-    if whole < n:
-        d = _vector(powers, x, whole, n - whole, False, o, plan, weight, q, kept, even)
-        _put_last(g, whole, n - whole, _with_target(d, y - whole, plan), edge)
+    _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge)
 
 
 @inline
 def _log_softmax(x, g, n, o, plan, streamed, edge):
     """``(x - the largest) - log(the sum of exp of that)``."""
     top, width = plan.top * o.sign, lanes(x)
-    begin = min(n, until_aligned(g)) if streamed else 0
-    whole = begin + (n - begin) // width * width
+    begin, whole = whole_vectors(g, n, streamed)
     if begin > 0:
         _put_first(g, begin, (load_part(x, 0, begin) - top) - plan.factor, edge)
     if streamed:
@@ -192,8 +226,7 @@ def fill(g, n, number, streamed, edge):
     """Every one of ``n`` elements of the gradient is ``number``."""
     apart()
     v, width = zeros(g) + number, lanes(g)
-    begin = min(n, until_aligned(g)) if streamed else 0
-    whole = begin + (n - begin) // width * width
+    begin, whole = whole_vectors(g, n, streamed)
     if begin > 0:
         _put_first(g, begin, v, edge)
     if streamed:
@@ -206,35 +239,52 @@ def fill(g, n, number, streamed, edge):
         _put_last(g, whole, n - whole, v, edge)
 
 
-@device
-def write_rows(call, numbers, x0, g0, q0, weight, c, n, first, stop, table, kept, step, rows):
-    """Write the gradient of ``n`` classes, from ``c`` on, of rows ``first`` to ``first + stop``.
+@inline
+def edge_of(rows, i):
+    """The edge of row ``i``, where ``rows``, (line, begin, end), says which are written one after the other."""
+    line, begin, end = rows
+    return Edge(line, begin < i < end, begin <= i < end - 1)
 
-    ``rows`` says which rows are written one after the other, past the caches and without a gap: (line, begin, end), or
-    none of them. Where ``step`` is not 0, powers were kept.
-    """
+
+@device
+def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
+    """Write the gradient of ``n`` classes, from ``c`` on, of the group's rows ``start`` to ``stop``."""
     apart()
-    o, streamed = options_of(call, numbers), call[STREAM] != 0
+    o, streamed = options_of(call, numbers, x0), call[STREAM] != 0
     x_c, g_c = advance(x0, c * item_bytes(x0)), advance(g0, c * item_bytes(g0))
     q_c, weight_c = advance(q0, c * item_bytes(q0)), advance(weight, c * item_bytes(weight))
-    line, begin, end = rows
-    for r in range(stop):
-        i = first + r
+    for r in range(start, stop):
+        i = group.first + r
         x, q = row_start(call, x_c, 0, X_STEP, i), row_start(call, q_c, 2, Q_STEP, i)
-        g, plan = row_start(call, g_c, 1, GRADIENT_STEP, i), plan_of(x, table, r)
-        y, ignored = target_of(call, i)
-        edge = Edge(line, begin < i < end, begin <= i < end - 1)
+        g, plan = row_start(call, g_c, 1, GRADIENT_STEP, i), plan_of(x, group.table, r)
+        (y, ignored), edge = target_of(call, i), edge_of(group.rows, i)
         if ignored or plan.factor != plan.factor:
             fill(g, n, 0.0 if ignored else np.nan, streamed, edge)
         elif call[KIND] == LOG_SOFTMAX:
             _log_softmax(x, g, n, o, plan, streamed, edge)
-        elif step > 0:
-            kept_r = advance(kept, r * step * item_bytes(kept))
+        elif group.step > 0:
+            kept = kept_of(group, r)
             if o.even:
-                _write(_kept, x, g, n, y - c, o, plan, weight_c, q, kept_r, True, streamed, edge)
+                _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, True, streamed, edge)
             else:
-                _write(_kept, x, g, n, y - c, o, plan, weight_c, q, kept_r, False, streamed, edge)
+                _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
         elif o.even and plan.base == 0.0:
-            _write(_again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
+            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
         else:
-            _write(_again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)
+            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)
+
+
+@device
+def write_ends(call, numbers, x0, g0, group, r):
+    """Write what lies before the first whole vector of the gradient of row ``r``, and behind the last one."""
+    apart()
+    o, i, n = options_of(call, numbers, x0), group.first + r, call[N_CLASSES]
+    x, g = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i)
+    plan, (y, _), edge, kept = plan_of(x, group.table, r), target_of(call, i), edge_of(group.rows, i), kept_of(group, r)
+    begin, whole = whole_vectors(g, n, True)
+    if group.step > 0:
+        _write_first(from_kept, x, g, begin, y, o, plan, kept, kept, kept, True, edge)
+        _write_last(from_kept, x, g, whole, n, y, o, plan, kept, kept, kept, True, edge)
+    else:
+        _write_first(again, x, g, begin, y, o, plan, kept, kept, kept, True, edge)
+        _write_last(again, x, g, whole, n, y, o, plan, kept, kept, kept, True, edge)

@@ -13,14 +13,14 @@ known to 1e-6); this makes it wrong by 1e-7.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba.core import types
 from numba.extending import overload
 
 from ..formats import FLOAT32, FLOAT64, LN2, LOG2E, Format
 from .compile import inline
-from .simd import bits, fma, from_bits, polynomial, to_float, where
+from .simd import bits, fma, from_bits, held, polynomial, to_float, where
 
 
 def constants(v: Any) -> Format:
@@ -35,36 +35,52 @@ def _constants(v):
     return lambda v: FLOAT64
 
 
+class Powers(NamedTuple):
+    """What a loop needs for powers ``2**((hi + lo) * v - K)``."""
+
+    hi: float
+    lo: float
+    ln2: float  # of the polynomial, see ``Format``
+    exp2: tuple[float, ...]
+
+
 @inline
-def power_parts(v, hi, lo, magic, rest):
+def powers_of(v, hi, lo):
+    """``Powers`` for vectors like ``v``."""
+    c = constants(v)
+    return Powers(hi, lo, held((c.ln2,))[0], held(c.exp2))
+
+
+@inline
+def power_parts(v, p, magic, rest):
     """``2**((hi + lo) * v - K)`` as ``scale * (1 + r)``: ``t`` (for tests of range), ``scale`` and ``r + rest``.
 
     ``magic`` is the format's ``one - K``. Where ``t <= zero`` the power is too small to be represented and scale and r
     mean nothing.
     """
     c = constants(v)
-    t = fma(v, hi, magic)
-    f = fma(v, lo, fma(v, hi, magic - t))
+    t = fma(v, p.hi, magic)
+    f = fma(v, p.lo, fma(v, p.hi, magic - t))
     # (the largest term last: 2**f within 0.9 units of 2**-24, of which Horner's rule to the end would make 1.1)
-    return t, from_bits(bits(t) << c.mantissa), fma(f, c.ln2, fma(f * f, polynomial(f, c.exp2), rest))
+    return t, from_bits(bits(t) << c.mantissa), fma(f, p.ln2, fma(f * f, polynomial(f, p.exp2), rest))
 
 
 @inline
-def parts_above(v, hi, lo, magic, there):
+def parts_above(v, p, magic, there):
     """``scale`` and ``r`` of ``power_parts``, both 0 where not ``there`` (``least_power``).
 
     The mask costs nothing: it is part of the first and of the last fused multiply-add. (0 shifted is 0.)
     """
     c = constants(v)
-    t = where(there, fma(v, hi, magic), 0.0)
-    f = fma(v, lo, fma(v, hi, magic - t))
-    return from_bits(bits(t) << c.mantissa), where(there, fma(f, c.ln2, f * f * polynomial(f, c.exp2)), 0.0)
+    t = where(there, fma(v, p.hi, magic), 0.0)
+    f = fma(v, p.lo, fma(v, p.hi, magic - t))
+    return from_bits(bits(t) << c.mantissa), where(there, fma(f, p.ln2, f * f * polynomial(f, p.exp2)), 0.0)
 
 
 @inline
-def power(v, hi, lo, magic):
+def power(v, p, magic):
     """``t`` as above, and ``2**((hi + lo) * v - K)``: within 1.3 ulp, 0 below the smallest normal number."""
-    t, scale, r = power_parts(v, hi, lo, magic, 0.0)
+    t, scale, r = power_parts(v, p, magic, 0.0)
     return t, where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
 
 
@@ -96,6 +112,6 @@ def tanh(v):
     c = constants(v)
     v = where(v > c.saturated, c.saturated, v)  # this order keeps NaN
     v = where(v < -c.saturated, -c.saturated, v)
-    _, scale, r = power_parts(v, 2.0 * LOG2E, 2.0 * c.log2e_rest, c.one, 0.0)
+    _, scale, r = power_parts(v, powers_of(v, 2.0 * LOG2E, 2.0 * c.log2e_rest), c.one, 0.0)
     e = fma(scale, r, scale - 1.0)
     return e / (e + 2.0)

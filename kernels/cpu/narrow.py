@@ -70,7 +70,8 @@ from .simd import (
     zeros,
     zeros64,
 )
-from .stats import add, shift_of
+from .stats import shift_of
+from .sums import add
 from .table import (
     AT_TARGET,
     BASE,
@@ -214,7 +215,7 @@ def _infinite_or_nan(x, logits, n_classes, unit):
 @inline
 def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
     """The outputs that are about classes; of ignored rows too."""
-    order = options_of(call, numbers).order
+    order = options_of(call, numbers, x).order
     winner = _winners(x, logits, n_classes, order)
     above = _ranks(x, logits, n_classes, column, order) if call[RANK] != 0 else winner
     for r in range(n):
@@ -225,7 +226,7 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least, mark):
     """What ``_sums`` gives, for rows that need no more than that."""
     apart()
-    o, keep = options_of(call, numbers), call[GRADIENT] != 0
+    o, keep = options_of(call, numbers, x), call[GRADIENT] != 0
     width, zero = lanes(x), zeros(x)
     others, linear, rest, left, sums = zero, zero, zero, zero, zeros64(x)
     everywhere = zero == zero
@@ -271,7 +272,7 @@ def _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least,
 @inline
 def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table):
     """What there is to be known of the rows, into the table; powers, as ``stats.add`` gives them, into two buffers."""
-    o, width, zero = options_of(call, numbers), lanes(x), zeros(x)
+    o, width, zero = options_of(call, numbers, x), lanes(x), zeros(x)
     c = constants(zero)
     top = zero - np.inf
     for j in range(n_classes):
@@ -312,7 +313,7 @@ def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column,
 @inline
 def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
     """Class weight and spread weight of the targets (of the one class, where there are no others), into the table."""
-    o, width = options_of(call, numbers), lanes(x)
+    o, width = options_of(call, numbers, x), lanes(x)
     for r in range(n):
         y, ignored = target_of(call, first + r)
         if ignored:
@@ -329,7 +330,7 @@ def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
 @inline
 def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table):
     """The gradients of the rows but those of the targets, in place of their logits."""
-    o, width = options_of(call, numbers), lanes(x)
+    o, width = options_of(call, numbers, x), lanes(x)
     factor, left = load(table, FACTOR * width), load(table, LEFT * width)
     scale = load(table, SCALE * width)
     if call[KIND] == LOG_SOFTMAX:
@@ -395,13 +396,13 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             _row_offsets(offsets, call, 0, X_STEP, first, n, width)
             _load_group(x, x, offsets, n, n_classes, logits)
             _fetch(call, advance(x, offsets[0]), n_classes)
-            if options_of(call, numbers).spread == PROBABILITIES:
+            if options_of(call, numbers, x).spread == PROBABILITIES:
                 _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
                 _load_group(x, q0, offsets, n, n_classes, q)
             if asks_for_classes(call):
                 _about_classes(call, numbers, x, n_classes, first, n, logits, column)
             _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
-            if call[WEIGHT] != 0 or options_of(call, numbers).spread != NONE:
+            if call[WEIGHT] != 0 or options_of(call, numbers, x).spread != NONE:
                 _weights_of_targets(call, numbers, x, first, n, weight, q, table)
         else:
             for r in range(n):

@@ -28,19 +28,32 @@ from .compile import device, inline
 from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
-from .simd import apart, extract, iota, item_bytes, lane_buffer, lanes, load, load_one, store, where
-from .stats import CHUNK, KEPT, look, look_by_chunks
-from .table import BASE, DISTANCE, FIELDS, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, cleared
+from .simd import (
+    apart,
+    extract,
+    iota,
+    item_bytes,
+    lane_buffer,
+    lanes,
+    load,
+    load_one,
+    store,
+    where,
+)
+from .stats import CHUNK, look, look_by_chunks
+from .table import BASE, DISTANCE, FIELDS, KEPT, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, Group, cleared
 
 GROUP = 8192  # vectors of the rows that are finished together where that is all: half a second-level cache
 ROOM = 3 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
+
+LONGEST = 1 << 19  # bytes of a row that can wait: with the next, half of a second-level cache
 
 
 @device
 def enter(call, numbers, x0, q0, weight, first, start, stop, table):
     """What else is to be known of rows ``first + start`` to ``first + stop``, into lanes ``start`` to ``stop``."""
     apart()
-    o, n, width = options_of(call, numbers), call[N_CLASSES], lanes(x0)
+    o, n, width = options_of(call, numbers, x0), call[N_CLASSES], lanes(x0)
     for r in range(start, stop):
         i = first + r
         x, (y, ignored) = row_start(call, x0, 0, X_STEP, i), target_of(call, i)
@@ -73,12 +86,14 @@ def enter(call, numbers, x0, q0, weight, first, start, stop, table):
 def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     """Rows ``begin`` to ``end``, by groups that have a lane each.
 
-    What is kept of a group for its gradients stays in the first-level cache.
+    What is kept of a group for its gradients stays in the first-level cache. Gradients that go past the caches wait for
+    the next group, to be written beside its sums.
     """
     n_classes, table, kept = call[N_CLASSES], cleared(lane_buffer(x0, FIELDS), x0), lane_buffer(x0, ROOM)
+    other_table = cleared(lane_buffer(x0, FIELDS), x0)
     vectors = (n_classes + lanes(x0) - 1) // lanes(x0)
     together = max(1, min(lanes(x0), KEPT // vectors))
-    group = together if call[GRADIENT] != 0 else max(together, min(lanes(x0), GROUP // vectors))
+    size = together if call[GRADIENT] != 0 else max(together, min(lanes(x0), GROUP // vectors))
     keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and vectors <= KEPT
     step = vectors * lanes(x0) if keep else np.int64(0)
 
@@ -87,17 +102,25 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     if call[STREAM] != 0 and without_a_gap and n_classes >= 2 * lanes(x0):
         rows = line, begin, end
 
-    for first in range(begin, end, group):
-        n = min(group, end - first)
+    wait = call[STREAM] != 0 and n_classes * item_bytes(x0) <= LONGEST
+    before = Group(begin, np.int64(0), other_table, kept, step, rows)
+    for first in range(begin, end, size):
+        n = min(size, end - first)
+        group = Group(first, n, table, kept, step, rows)
         for start in range(0, n, together):
             stop = min(start + together, n)
             if n_classes <= CHUNK:
-                look(call, numbers, x0, g0, q0, weight, n_classes, first, start, stop, table, kept, step)
+                look(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, start, stop, before)
             else:
                 for r in range(start, stop):
-                    if not target_of(call, first + r)[1]:
-                        look_by_chunks(call, numbers, x0, q0, weight, first + r, table, r)
+                    look_by_chunks(call, numbers, x0, g0, q0, weight, group, r, before)
             enter(call, numbers, x0, q0, weight, first, start, stop, table)
         finish(call, numbers, x0, first, n, table)
         if call[GRADIENT] != 0:
-            write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, first, n, table, kept, step, rows)
+            if wait:
+                write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, n, before.n)
+                table, other_table = other_table, table
+                before = group
+            else:
+                write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, np.int64(0), n)
+    write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, np.int64(0), before.n)

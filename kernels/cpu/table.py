@@ -7,7 +7,7 @@ by one, across the lanes, or shared by threads, leaves what it found in a lane o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from .simd import lanes, rounded, store, zeros
     FIELDS,
 ) = range(20)  # fmt: skip
 
+KEPT = 128  # vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB
+
 
 class Stats(NamedTuple):
     """What is known of some classes of a row. ``v`` and ``z``: see ``call.Options``."""
@@ -55,6 +57,17 @@ class Plan(NamedTuple):
     left: float
     scale: float
     target: float
+
+
+class Group(NamedTuple):
+    """Rows that are looked at, finished and written together, each in its lane."""
+
+    first: int
+    n: int
+    table: Any
+    kept: Any  # room for their powers
+    step: int  # how much of it a row takes; 0: powers are not kept
+    rows: Any  # those written one after the other: see ``gradient.py``
 
 
 @inline

@@ -22,7 +22,7 @@ from .gradient import no_rows, write_rows
 from .row import enter
 from .simd import arithmetic_at, lane_buffer, lanes, zeros
 from .stats import CHUNK, chunk_at, merged
-from .table import FIELDS, Plan, Stats, cleared, plan_of, put_plan, put_stats
+from .table import FIELDS, Group, Plan, Stats, cleared, plan_of, put_plan, put_stats
 
 PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of each
 
@@ -42,13 +42,21 @@ def _chunk(call, item):
 
 
 @inline
+def _alone(x, i, table):
+    """The group of row ``i`` alone."""
+    return Group(i, np.int64(1), table, arithmetic_at(0, x), np.int64(0), no_rows(x))
+
+
+@inline
 def look(call, numbers, x, q, weight, begin, end):
     """``Stats`` of chunks ``begin`` to ``end``, kept in PARTS."""
     table = cleared(lane_buffer(x, FIELDS), x)
     for item in range(begin, end):
         i, first, _ = _chunk(call, item)
         if not target_of(call, i)[1]:
-            found = chunk_at(call, numbers, x, q, weight, first, i, table, np.int64(0))
+            row = _alone(x, i, table)
+            nothing = Group(i, np.int64(0), table, row.kept, row.step, row.rows)
+            found = chunk_at(call, numbers, x, x, q, weight, first, row, np.int64(0), nothing)
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
 
@@ -64,7 +72,7 @@ def _part(call, numbers, item):
 @inline
 def finish_rows(call, numbers, x, q, weight, begin, end):
     """All of rows ``begin`` to ``end`` but their gradients, whose plans are kept in PLANS."""
-    n_chunks, o = chunks_of_row(call), options_of(call, numbers)
+    n_chunks, o = chunks_of_row(call), options_of(call, numbers, x)
     table = cleared(lane_buffer(x, FIELDS), x)
     for first in range(begin, end, lanes(x)):
         n = min(lanes(x), end - first)
@@ -87,10 +95,11 @@ def finish_rows(call, numbers, x, q, weight, begin, end):
 @inline
 def write(call, numbers, x, g, q, weight, begin, end):
     """The gradient of chunks ``begin`` to ``end``."""
-    table, kept, none, one = cleared(lane_buffer(x, FIELDS), x), arithmetic_at(0, x), np.int64(0), np.int64(1)
+    table = cleared(lane_buffer(x, FIELDS), x)
     for item in range(begin, end):
         i, first, last = _chunk(call, item)
         at = call[PLANS] + i * PLAN
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
         put_plan(x, table, 0, Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6]))
-        write_rows(call, numbers, x, g, q, weight, first, last - first, i, one, table, kept, none, no_rows(x))
+        row, last_lane = _alone(x, i, table), np.int64(1)
+        write_rows(call, numbers, x, g, q, weight, first, last - first, row, np.int64(0), last_lane)

@@ -1,0 +1,181 @@
+"""The passes over a row's classes that its loss follows from: the largest logit, and the sum of all powers.
+
+The largest class is left out of the sum: of a row that is sure of one class, what matters is all the others, and next
+to 1 they would be rounded away. It is left out by its value, equals too, which are counted: no loop needs to know where
+it is, nor where the target is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .call import FETCH, NONE, options_of
+from .compile import device, inline
+from .element import spread_weights, times, value
+from .maths import parts_above
+from .simd import (
+    above_or_nan,
+    advance,
+    apart,
+    fma,
+    iota,
+    lanes,
+    largest,
+    load,
+    load_part,
+    prefetch,
+    prefetch_write,
+    store,
+    total,
+    where,
+    widen,
+    zeros,
+    zeros64,
+)
+from .table import KEPT
+
+BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
+
+
+@inline
+def largest_logit(x, n, order):
+    """The largest ``order * x`` of ``n`` classes."""
+    width = lanes(x)
+    whole = n // width * width
+    lowest = zeros(x) - np.inf
+    top, b, c, d = lowest, lowest, lowest, lowest
+    if order == 1.0:
+        j = 0
+        while j + 4 * width <= n:  # four at a time: each waits for its own last one alone
+            v, v1, v2, v3 = load(x, j), load(x, j + width), load(x, j + 2 * width), load(x, j + 3 * width)
+            top, b = where(v > top, v, top), where(v1 > b, v1, b)
+            c, d = where(v2 > c, v2, c), where(v3 > d, v3, d)
+            j += 4 * width
+        for i in range(j, whole, width):
+            v = load(x, i)
+            top = where(v > top, v, top)
+        top, c = where(b > top, b, top), where(d > c, d, c)
+        top = where(c > top, c, top)
+    else:
+        for i in range(0, whole, width):
+            v = load(x, i) * order
+            top = where(v > top, v, top)
+    v = load_part(x, whole, n - whole) * order
+    top = where((iota(v) < n - whole) & (v > top), v, top)
+    return largest(top)
+
+
+@inline
+def add(v, inside, o, sign, magic, least, mark, a, b, others):
+    """Add the powers of a vector's classes, but those at the top, to the sum ``a + b``, and 1 each to ``others``.
+
+    A power is ``scale + scale * r`` with ``scale`` a power of two. What is added up in ``a`` needs hardly any rounding,
+    and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r`` too, for who
+    keeps them; ``least`` is the ``sign * v`` of which the power is the smallest normal number.
+    """
+    scale, r = parts_above(v, o.powers, magic, above_or_nan(v * sign, least))
+    other = (v != mark) & inside
+    a, b = where(other, a + scale, a), where(other, fma(scale, r, b), b)
+    return a, b, where(other, others + 1.0, others), scale, r
+
+
+@inline
+def keep_power(x, kept, j, scale, r):
+    """Put what ``add`` gave of the classes from ``j`` on where ``gradient.py`` finds it."""
+    store(kept, j, scale)
+    store(kept, KEPT * lanes(x) + j, r)
+
+
+@inline
+def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
+    """``add`` the classes of a whole vector; asks for memory ``fetch`` bytes ahead. Gives the logits too."""
+    prefetch(advance(x, fetch), j)
+    v = load(x, j)
+    a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, magic, least, mark, a, b, others)
+    if keep:
+        keep_power(x, kept, j, scale, r)
+    return v, a, b, others
+
+
+@inline
+def even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep):
+    """What ``even_sums`` gives, from the sums of the first ``whole`` classes and the rest of them."""
+    v = load_part(x, whole, n - whole)
+    inside = iota(v) < n - whole
+    a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, zeros(x), zeros(x), others)
+    if keep and whole < n:
+        keep_power(x, kept, whole, scale, r)
+    linear = linear + widen(where(inside, v - middle, 0.0))
+    below = total(linear) if o.spread != NONE else 0.0
+    return total(s + (widen(a) + widen(b))), n - np.float64(total(others)), below
+
+
+@device
+def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, touch):
+    """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
+
+    Meanwhile memory is asked for what comes next, and if ``touch`` for where the gradient will be written: here, where
+    there is most to compute, it waits for nobody. (A function of its own, so that all constants of the loop stay in
+    registers: with 1,000 classes, 8 % of the time.)
+    """
+    apart()
+    o, fetch = options_of(call, numbers, x), call[FETCH]
+    width = lanes(x)
+    whole = n // width * width
+    s, linear, others = zeros64(x), zeros64(x), zeros(x)
+    if o.spread == NONE:
+        for q in range(0, whole, BLOCK):
+            a, b = zeros(x), zeros(x)
+            for j in range(q, min(q + BLOCK, whole), width):
+                _, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+                if touch:
+                    prefetch_write(g, j)
+            s = s + (widen(a) + widen(b))
+    else:
+        for q in range(0, whole, BLOCK):
+            a, b, below = zeros(x), zeros(x), zeros(x)
+            for j in range(q, min(q + BLOCK, whole), width):
+                v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+                if touch:
+                    prefetch_write(g, j)
+                below = below + (v - middle)
+            s, linear = s + (widen(a) + widen(b)), linear + widen(below)
+    return even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
+
+
+@inline
+def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, weight, q, others, kept, keep):
+    """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
+    a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
+    for j in range(first, last, lanes(x)):
+        v = value(load(x, j) if whole else load_part(x, j, last - j), o) - base
+        inside = iota(v) >= 0 if whole else iota(v) < last - j
+        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
+        if keep:
+            keep_power(x, kept, j, scale, r)
+            if o.capped:
+                store(kept, 2 * KEPT * lanes(x) + j, v)
+        if o.spread != NONE:
+            c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
+            linear = linear + times(c, (v - middle) * o.sign)
+            spread = spread + c
+    return widen(a) + widen(b), widen(linear), widen(spread), others
+
+
+@device
+def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middle, kept, keep):
+    """As ``even_sums`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
+    apart()
+    o = options_of(call, numbers, x)
+    s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
+    whole = n // lanes(x) * lanes(x)
+    for first in range(0, whole, BLOCK):
+        last = min(whole, first + BLOCK)
+        a, b, c, others = _general_block(
+            x, first, last, True, o, magic, least, base, mark, middle, weight, q, others, kept, keep
+        )
+        s, linear, spread = s + a, linear + b, spread + c
+    a, b, c, others = _general_block(
+        x, whole, n, False, o, magic, least, base, mark, middle, weight, q, others, kept, keep
+    )
+    return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
