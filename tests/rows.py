@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
-from fastce.kernels.cpu.stats import CHUNK
+from fastce.kernels.cpu.sums import CHUNK
 from fastce.kernels.cpu.table import KEPT
 
 # Rows and classes: rows across the lanes; one row after the other, one chunk and several; chunks of few rows shared.

@@ -27,9 +27,9 @@ from .call import (
 )
 from .compile import device, inline
 from .gradient import again, from_kept, kept_of, vector, whole_vectors, with_target, write_ends
-from .simd import advance, apart, item_bytes, lanes, stream, widen, zeros, zeros64
-from .sums import BLOCK, even_end, even_vector
-from .table import BASE, FACTOR, Plan, plan_of
+from .simd import advance, apart, item_bytes, lanes, load, stream, where, widen, zeros, zeros64
+from .sums import BLOCK, CHUNK, even_end, even_vector, largest_from
+from .table import AHEAD, BASE, FACTOR, KNOWN, Plan, plan_of
 
 
 class Part(NamedTuple):
@@ -74,62 +74,159 @@ def _part_of(call, x0, g0, c, n, group, r):
 
 
 @inline
-def _stream_vector(powers, part, j, o):
-    """Write one vector of the gradient."""
-    d = vector(powers, part.x, j, lanes(part.x), True, o, part.plan, part.kept, part.kept, part.kept, True)
-    stream(part.g, j, with_target(d, part.y - j, part.plan))
+def _block(
+    powers, keep, blend, spread, x, first, last, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
+):
+    """Classes ``first`` to ``last`` of ``_beside``. Constants: ``blend``, the target is among them; ``spread``."""
+    a, b, below = zeros(x), zeros(x), zeros(x)
+    for j in range(first, last, lanes(x)):
+        d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
+        stream(part.g, j, with_target(d, part.y - j, part.plan) if blend else d)
+        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+        if spread:
+            below = below + (v - middle)
+        later = load(ahead, j)
+        m = where(later > m, later, m)
+    return a, b, below, others, m
 
 
 @inline
-def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept, part):
-    """``even_sums`` of ``n`` classes, and the vectors of ``part``. ``keep``, a constant: of the powers."""
+def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead):
+    """``even_sums`` of ``n`` classes, the vectors of ``part``, and the largest of ``ahead``."""
     o, fetch, width = options_of(call, numbers, x), call[FETCH], lanes(x)
-    whole = n // width * width
-    s, linear, others = zeros64(x), zeros64(x), zeros(x)
+    whole, spread = n // width * width, o.spread != NONE
+    s, linear, others, m = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
     for q in range(0, whole, BLOCK):
-        a, b, below = zeros(x), zeros(x), zeros(x)
         last = min(q + BLOCK, whole)
-        both = min(last, part.n)
-        if o.spread == NONE:
-            for j in range(q, both, width):
-                _stream_vector(powers, part, j, o)
-                _, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+        both = max(q, min(last, part.n))
+        here = q <= part.y < both
+        # (the target is written with the vector that it is in, see gradient.py; asking for it in every vector: 5 %)
+        if here and spread:
+            a, b, below, others, m = _block(
+                powers, keep, True, True, x, q, both, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
+            )
+        elif here:
+            a, b, below, others, m = _block(
+                powers,
+                keep,
+                True,
+                False,
+                x,
+                q,
+                both,
+                o,
+                fetch,
+                magic,
+                least,
+                mark,
+                middle,
+                others,
+                m,
+                kept,
+                part,
+                ahead,
+            )
+        elif spread:
+            a, b, below, others, m = _block(
+                powers,
+                keep,
+                False,
+                True,
+                x,
+                q,
+                both,
+                o,
+                fetch,
+                magic,
+                least,
+                mark,
+                middle,
+                others,
+                m,
+                kept,
+                part,
+                ahead,
+            )
         else:
-            for j in range(q, both, width):
-                _stream_vector(powers, part, j, o)
-                v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-                below = below + (v - middle)
-        for j in range(max(q, both), last, width):
+            a, b, below, others, m = _block(
+                powers,
+                keep,
+                False,
+                False,
+                x,
+                q,
+                both,
+                o,
+                fetch,
+                magic,
+                least,
+                mark,
+                middle,
+                others,
+                m,
+                kept,
+                part,
+                ahead,
+            )
+        for j in range(both, last, width):
             v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
             below = below + (v - middle)
+            later = load(ahead, j)
+            m = where(later > m, later, m)
         s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     for j in range(min(part.n, whole), part.n, width):
-        _stream_vector(powers, part, j, o)
-    return even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
+        d = vector(powers, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
+        stream(part.g, j, with_target(d, part.y - j, part.plan))
+    found = even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
+    return found, largest_from(ahead, whole, n_ahead, m)
 
 
 @device
-def _beside_kept(call, numbers, x, n, magic, least, mark, middle, kept, part):
+def _beside_kept(call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead):
     apart()
-    return _beside(from_kept, True, call, numbers, x, n, magic, least, mark, middle, kept, part)
+    return _beside(from_kept, True, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead)
 
 
 @device
-def _beside_again(call, numbers, x, n, magic, least, mark, middle, kept, part):
+def _beside_again(call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead):
     apart()
-    return _beside(again, False, call, numbers, x, n, magic, least, mark, middle, kept, part)
+    return _beside(again, False, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead)
+
+
+@inline
+def _looked_at_next(call, x, x0, c, n, group, r):
+    """What is going to be looked at after ``n`` classes of row ``r``, from ``c`` on, which are at ``x``.
+
+    A pointer, how many classes, and whether they are as many as these, or more.
+    """
+    n_classes, i = call[N_CLASSES], group.first + r + group.size
+    if c + n < n_classes:
+        more = min(n_classes - (c + n), n)
+        return advance(x, n * item_bytes(x)), more, more == n
+    there = i < group.end and not target_of(call, i)[1]
+    return row_start(call, x0, 0, X_STEP, i if there else i - group.size), min(n_classes, CHUNK), there
 
 
 @device
-def sums_beside(call, numbers, x, n, magic, least, mark, middle, kept, short, x0, g0, c, group, r):
-    """``even_sums`` if ``short``; and the gradient of as many classes, from ``c`` on, of row ``r`` of ``group``.
+def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, group, r, before):
+    """``even_sums`` if ``short``, of row ``r`` of the group, where the same row of the group ``before`` waits.
 
-    That row is one that waits. Its powers are kept where those of the sums are going to be: they are read first.
+    Of that, the gradient of as many classes is written, from ``c`` on. Its powers are kept where those of the sums are
+    going to be: they are read first. And what is going to be looked at next is looked through for its largest logit.
     """
     apart()
-    part, n_sums = _part_of(call, x0, g0, c, n, group, r), n if short else np.int64(0)
+    part, n_sums, kept = _part_of(call, x0, g0, c, n, before, r), n if short else np.int64(0), kept_of(group, r)
+    ahead, n_ahead, known = _looked_at_next(call, x, x0, c, n, group, r)
+    known = known and short
+    if not known:
+        ahead, n_ahead = x, n_sums
     if c == 0:
-        write_ends(call, numbers, x0, g0, group, r)
+        write_ends(call, numbers, x0, g0, before, r)
     if group.step > 0:
-        return _beside_kept(call, numbers, x, n_sums, magic, least, mark, middle, kept, part)
-    return _beside_again(call, numbers, x, n_sums, magic, least, mark, middle, kept, part)
+        found, top = _beside_kept(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
+    else:
+        found, top = _beside_again(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
+    if known:
+        table = group.table if c + n < call[N_CLASSES] else before.table
+        table[AHEAD * lanes(x) + r], table[KNOWN * lanes(x) + r] = top, 1.0
+    return found

@@ -17,7 +17,7 @@ from .compile import inline, parallel, serial, work
 from .narrow import run_groups
 from .row import run_rows
 from .simd import arithmetic_at, call_work, fence, pointer_at
-from .stats import CHUNK
+from .sums import CHUNK
 from .targets import scan, sum_rows
 from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
 

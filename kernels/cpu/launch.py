@@ -20,7 +20,7 @@ from ..task import Array, Task
 from . import kernels, threads
 from .call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
 from .narrow import MAX_CLASSES
-from .stats import CHUNK
+from .sums import CHUNK
 
 
 class Limits(NamedTuple):
@@ -169,7 +169,7 @@ def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:
         return step, 0
     if not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads:
         return kernels.LOOK, 1
-    block = max(1, min(LIMITS.block // n_classes, -(-n_rows // (2 * n_threads))))
+    block = max(16, min(LIMITS.block // n_classes, -(-n_rows // (2 * n_threads))))
     return step, -(-block // 16) * 16 if narrow else block  # (whole groups)
 
 

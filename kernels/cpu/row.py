@@ -7,6 +7,7 @@ import numpy as np
 from . import extras
 from .call import (
     ENTROPY,
+    FETCH,
     GRADIENT,
     GRADIENT_STEP,
     KIND,
@@ -29,6 +30,7 @@ from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .simd import (
+    advance,
     apart,
     extract,
     iota,
@@ -37,15 +39,18 @@ from .simd import (
     lanes,
     load,
     load_one,
+    prefetch,
     store,
     where,
 )
-from .stats import CHUNK, look, look_by_chunks
+from .stats import look, look_by_chunks
+from .sums import CHUNK
 from .table import BASE, DISTANCE, FIELDS, KEPT, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, Group, cleared
 
 GROUP = 8192  # vectors of the rows that are finished together where that is all: half a second-level cache
 ROOM = 3 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
 
+AHEAD = 12  # vectors to ask for while rows are finished
 LONGEST = 1 << 19  # bytes of a row that can wait: with the next, half of a second-level cache
 
 
@@ -103,10 +108,10 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         rows = line, begin, end
 
     wait = call[STREAM] != 0 and n_classes * item_bytes(x0) <= LONGEST
-    before = Group(begin, np.int64(0), other_table, kept, step, rows)
+    before = Group(begin, np.int64(0), size, end, other_table, kept, step, rows)
     for first in range(begin, end, size):
         n = min(size, end - first)
-        group = Group(first, n, table, kept, step, rows)
+        group = Group(first, n, size, end, table, kept, step, rows)
         for start in range(0, n, together):
             stop = min(start + together, n)
             if n_classes <= CHUNK:
@@ -115,6 +120,10 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
                 for r in range(start, stop):
                     look_by_chunks(call, numbers, x0, g0, q0, weight, group, r, before)
             enter(call, numbers, x0, q0, weight, first, start, stop, table)
+        if wait:  # the memory is busy meanwhile (2 %)
+            ahead = advance(row_start(call, x0, 0, X_STEP, first + n if first + n < end else first), call[FETCH])
+            for j in range(0, AHEAD * lanes(x0), lanes(x0)):
+                prefetch(ahead, j)
         finish(call, numbers, x0, first, n, table)
         if call[GRADIENT] != 0:
             if wait:

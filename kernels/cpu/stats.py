@@ -30,10 +30,8 @@ from .simd import (
     where,
     zeros,
 )
-from .sums import even_sums, general_sums, largest_logit
-from .table import BASE, KEPT, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
-
-CHUNK = 8192  # classes a chunk: 32 KiB of float32, so that what is read for the maximum is still in L1 for the sum
+from .sums import CHUNK, even_sums, general_sums, largest_logit
+from .table import AHEAD, BASE, KEPT, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 
 
 @inline
@@ -68,7 +66,9 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     touch = call[GRADIENT] != 0 and call[STREAM] == 0 and n == call[N_CLASSES] and n <= KEPT * width
     # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
     for r in range(start, stop):
-        if not target_of(call, group.first + r)[1]:
+        if table[KNOWN * width + r] != 0.0:
+            table[TOP * width + r], table[KNOWN * width + r] = table[AHEAD * width + r], 0.0
+        elif not target_of(call, group.first + r)[1]:
             x = row_start(call, x_c, 0, X_STEP, group.first + r)
             table[TOP * width + r] = largest_logit(x, n, o.order)
     found = load(table, TOP * width)
@@ -99,7 +99,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         rest, ties, linear, spread = 0.0, 0.0, 0.0, o.share * n
         if waits:
             rest, ties, linear = sums_beside(
-                call, numbers, x, n, magic, least, mark, middle, kept, short, x0, g0, c, before, r
+                call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, group, r, before
             )
         elif short:
             rest, ties, linear = even_sums(

@@ -34,6 +34,7 @@ from .simd import (
 )
 from .table import KEPT
 
+CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
 
 
@@ -63,6 +64,17 @@ def largest_logit(x, n, order):
     v = load_part(x, whole, n - whole) * order
     top = where((iota(v) < n - whole) & (v > top), v, top)
     return largest(top)
+
+
+@inline
+def largest_from(x, done, n, top):
+    """The largest logit of ``n`` classes, of which the first ``done`` are in ``top``."""
+    whole = n // lanes(x) * lanes(x)
+    for i in range(done, whole, lanes(x)):
+        v = load(x, i)
+        top = where(v > top, v, top)
+    v = load_part(x, whole, n - whole)
+    return largest(where((iota(v) < n - whole) & (v > top), v, top))
 
 
 @inline

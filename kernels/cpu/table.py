@@ -23,6 +23,7 @@ from .simd import lanes, rounded, store, zeros
     WEIGHT_Y,  # its class weight
     SHARE_Y,  # its spread weight
     MAGIC, LEAST, MARK,  # what ``stats.add`` takes: the shift of all powers, the least v with one, and v of the top
+    AHEAD, KNOWN,  # the largest v of what is looked at next; 1 if that is known
     DISTANCE,  # sum of the powers, each times how far z lies below the top (for the entropy)
     # ... then the plan of the gradient, factor * 2**((z - base * unit) * log2(e) - K) - scale * c_j:
     FACTOR,  # rounded to the arithmetic type (for ``log_softmax``: what is subtracted from z after the top)
@@ -30,7 +31,7 @@ from .simd import lanes, rounded, store, zeros
     SCALE,
     AT_TARGET,  # the gradient of the target class
     FIELDS,
-) = range(20)  # fmt: skip
+) = range(22)  # fmt: skip
 
 KEPT = 128  # vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB
 
@@ -64,6 +65,8 @@ class Group(NamedTuple):
 
     first: int
     n: int
+    size: int  # how many rows further the next group begins
+    end: int  # of all the rows
     table: Any
     kept: Any  # room for their powers
     step: int  # how much of it a row takes; 0: powers are not kept

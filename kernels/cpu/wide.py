@@ -21,7 +21,8 @@ from .finish import finish
 from .gradient import no_rows, write_rows
 from .row import enter
 from .simd import arithmetic_at, lane_buffer, lanes, zeros
-from .stats import CHUNK, chunk_at, merged
+from .stats import chunk_at, merged
+from .sums import CHUNK
 from .table import FIELDS, Group, Plan, Stats, cleared, plan_of, put_plan, put_stats
 
 PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of each
@@ -44,7 +45,7 @@ def _chunk(call, item):
 @inline
 def _alone(x, i, table):
     """The group of row ``i`` alone."""
-    return Group(i, np.int64(1), table, arithmetic_at(0, x), np.int64(0), no_rows(x))
+    return Group(i, np.int64(1), np.int64(1), i + 1, table, arithmetic_at(0, x), np.int64(0), no_rows(x))
 
 
 @inline
@@ -55,7 +56,7 @@ def look(call, numbers, x, q, weight, begin, end):
         i, first, _ = _chunk(call, item)
         if not target_of(call, i)[1]:
             row = _alone(x, i, table)
-            nothing = Group(i, np.int64(0), table, row.kept, row.step, row.rows)
+            nothing = Group(i, np.int64(0), np.int64(1), i + 1, table, row.kept, row.step, row.rows)
             found = chunk_at(call, numbers, x, x, q, weight, first, row, np.int64(0), nothing)
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
