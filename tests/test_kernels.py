@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from decimal import Decimal, localcontext
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -58,7 +57,7 @@ def elementwise(function):
 @inline
 def exp(v):
     c = constants(v)
-    return maths.power(v, LOG2E, c.log2e_rest, c.one)[1]
+    return maths.power(v, maths.powers_of(v, LOG2E, c.log2e_rest), c.one)[1]
 
 
 @inline
@@ -91,14 +90,9 @@ def power_parts(x, scale, r):
     for i in range(0, x.size, lanes(p)):
         n, v = min(x.size - i, lanes(p)), load_part(p, i, x.size - i)
         c = constants(v)
-        _, scale_v, r_v = maths.power_parts(v, LOG2E, c.log2e_rest, c.one, 0.0)
+        _, scale_v, r_v = maths.power_parts(v, maths.powers_of(v, LOG2E, c.log2e_rest), c.one, 0.0)
         store_part(q, i, n, scale_v)
         store_part(s, i, n, r_v)
-
-
-class Unit(NamedTuple):
-    hi: float
-    lo: float
 
 
 @njit(error_model="numpy")
@@ -107,7 +101,8 @@ def scaled_power(x, out, less, factor, left):
     for i in range(0, x.size, lanes(p)):
         n, v = min(x.size - i, lanes(p)), load_part(p, i, x.size - i)
         c = constants(v)
-        store_part(q, i, n, gradient.scaled_power(v, Unit(LOG2E, c.log2e_rest), c.one - less, factor, left))
+        powers = maths.powers_of(v, LOG2E, c.log2e_rest)
+        store_part(q, i, n, gradient.scaled_power(v, powers, c.one - less, factor, left))
 
 
 def whole_range(dtype, rng):
@@ -191,7 +186,7 @@ def test_powers_less_a_large_K_are_within_2_ulp(dtype, share, rng):
     @inline
     def shifted(v):
         c = constants(v)
-        return maths.power(v, LOG2E, c.log2e_rest, one_less_k)[1]
+        return maths.power(v, maths.powers_of(v, LOG2E, c.log2e_rest), one_less_k)[1]
 
     v = (k * np.log(2) - np.concatenate([[0], rng.uniform(0, 60, 300)])).astype(dtype)
     got = shifted(v)

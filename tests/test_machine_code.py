@@ -159,6 +159,8 @@ HOT = [
     ("even_sums", "fused", 2),
     ("general_sums", "fused", 2),
     ("write_rows", "fused", 7),
+    ("_beside_kept", "fused", 4),
+    ("_beside_again", "fused", 4),
     ("run_groups", "fused", 5),
 ]
 

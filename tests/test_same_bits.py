@@ -4,10 +4,10 @@ import numba
 import numpy as np
 import pytest
 from conftest import FLOAT_TYPES, assert_same, float_type, run_python
-from rows import EVERY_REGIME, random_rows
+from rows import CHUNK, EVERY_REGIME, KEPT, random_rows
 
 import fastce
-from fastce.kernels.cpu import LIMITS
+from fastce.kernels.cpu import LIMITS, launch
 from fastce.problem import AUX
 
 OPTIONS = {
@@ -84,6 +84,43 @@ def test_the_same_bits_for_one_thread_and_all(rng, name, options, shape):
     finally:
         numba.set_num_threads(n_threads)
     assert_same_result(alone, expected)
+
+
+LENGTHS = (129, 500, 1000, 16 * KEPT, 16 * KEPT + 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
+
+
+@EVERY_TYPE
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 9.0}], ids=str)
+def test_the_same_bits_past_the_caches_and_through_them(rng, monkeypatch, name, options):
+    """Rows whose gradient is written beside the sums of the next, and rows of all kinds between them that are not."""
+    dtype = float_type(name)
+    for n_classes in LENGTHS:
+        for n_rows in (1, 2, 3, 8, 25) if n_classes < CHUNK else (1, 4):
+            logits, targets = case(rng, name, (n_rows, n_classes))
+            for i, kind in enumerate(rng.choice(6, n_rows, p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])):
+                if kind == 1:
+                    targets[i] = -100
+                elif kind == 2:
+                    logits[i, rng.integers(n_classes)] = np.nan
+                elif kind == 3:
+                    logits[i] *= dtype.type(3000)  # where the largest is subtracted first
+                elif kind == 4:
+                    logits[i, : n_classes // 2] = -np.inf
+                elif kind == 5:
+                    targets[i] = n_classes - 1
+            memory = np.full(n_rows * n_classes + 64, 7, dtype)
+            offset = int(rng.integers(0, 32))
+            place = memory[offset : offset + logits.size].reshape(logits.shape)
+            results = []
+            for stream in (0, 1 << 60):
+                monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
+                result = fastce.cross_entropy_with_grad(
+                    logits, targets, reduction="none", aux=("lse",), grad_out=place, **options
+                )
+                results.append((result.loss, result.lse, memory.view(np.uint8).copy()))
+            assert_same_result(*results)
+            assert (memory[:offset] == 7).all()
+            assert (memory[offset + logits.size :] == 7).all()
 
 
 _DIGEST = """

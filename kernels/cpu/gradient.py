@@ -77,9 +77,9 @@ def no_edge(x):
 
 
 @inline
-def scaled_power(v, o, magic, factor, left):
+def scaled_power(v, p, magic, factor, left):
     """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add."""
-    t, scale, r = power_parts(v, o.powers, magic, left)
+    t, scale, r = power_parts(v, p, magic, left)
     scale, r = scale * factor, fma(left, r, r)  # (1 + r) * (1 + left)
     return where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
 
@@ -97,9 +97,9 @@ def again(x, j, n, whole, o, plan, kept, even):
     logits = load(x, j) if whole else load_part(x, j, n)
     magic = constants(logits).one - plan.power
     if even:
-        return scaled_power(logits, o, magic, plan.factor, plan.left), logits
+        return scaled_power(logits, o.powers, magic, plan.factor, plan.left), logits
     v = value(logits, o)
-    return scaled_power(v - plan.base, o, magic, plan.factor, plan.left), v
+    return scaled_power(v - plan.base, o.powers, magic, plan.factor, plan.left), v
 
 
 @inline

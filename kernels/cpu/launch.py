@@ -45,7 +45,7 @@ class Limits(NamedTuple):
 #                    8,192 x 1,000   32,768 x 1,000   8,192 x 4,000   1,024 x 32,000
 # through the caches     .24              .33             .32              .34
 # past them              .25              .31             .31              .29
-LIMITS = Limits(serial=100_000, block=1 << 16, fetch=1 << 15, stream=1 << 26, even=4)
+LIMITS = Limits(serial=100_000, block=1 << 16, fetch=1 << 15, stream=1 << 24, even=4)
 
 
 class Memory(NamedTuple):
