@@ -72,7 +72,7 @@ def _log1p(v):
 
 @inline
 def _tanh(v):
-    return maths.tanh(v)
+    return maths.tanh(v, maths.powers_of(v, LOG2E, 0.0))
 
 
 log, log1p, tanh = elementwise(_log), elementwise(_log1p), elementwise(_tanh)

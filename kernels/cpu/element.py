@@ -13,7 +13,7 @@ def value(logits, o):
     """``v`` of a vector of logits: see ``call.Options``."""
     v = logits
     if o.capped:
-        v = tanh(v * o.inner)
+        v = tanh(v * o.inner, o.powers)
     return v
 
 

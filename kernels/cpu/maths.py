@@ -104,14 +104,14 @@ def log1p(x):
 
 
 @inline
-def tanh(v):
-    """Hyperbolic tangent, within 3 ulp; NaN of NaN.
+def tanh(v, p):
+    """Hyperbolic tangent, within 3 ulp; NaN of NaN. ``p``: ``Powers``, of which the polynomial is used.
 
     ``e / (e + 2)`` with ``e = exp(2 * v) - 1``, in which nothing cancels: near 0 it is ``r`` alone.
     """
     c = constants(v)
     v = where(v > c.saturated, c.saturated, v)  # this order keeps NaN
     v = where(v < -c.saturated, -c.saturated, v)
-    _, scale, r = power_parts(v, powers_of(v, 2.0 * LOG2E, 2.0 * c.log2e_rest), c.one, 0.0)
+    _, scale, r = power_parts(v, Powers(2.0 * LOG2E, 2.0 * c.log2e_rest, p.ln2, p.exp2), c.one, 0.0)
     e = fma(scale, r, scale - 1.0)
     return e / (e + 2.0)

@@ -156,10 +156,11 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
 
 
 @inline
-def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, weight, q, others, kept, keep):
+def _general_block(x, first, last, whole, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep):
     """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
     a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
     for j in range(first, last, lanes(x)):
+        prefetch(advance(x, fetch), j)
         v = value(load(x, j) if whole else load_part(x, j, last - j), o) - base
         inside = iota(v) >= 0 if whole else iota(v) < last - j
         a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
@@ -178,16 +179,16 @@ def _general_block(x, first, last, whole, o, magic, least, base, mark, middle, w
 def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middle, kept, keep):
     """As ``even_sums`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     apart()
-    o = options_of(call, numbers, x)
+    o, fetch = options_of(call, numbers, x), call[FETCH]
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole = n // lanes(x) * lanes(x)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
         a, b, c, others = _general_block(
-            x, first, last, True, o, magic, least, base, mark, middle, weight, q, others, kept, keep
+            x, first, last, True, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep
         )
         s, linear, spread = s + a, linear + b, spread + c
     a, b, c, others = _general_block(
-        x, whole, n, False, o, magic, least, base, mark, middle, weight, q, others, kept, keep
+        x, whole, n, False, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep
     )
     return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
