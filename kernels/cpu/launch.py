@@ -31,6 +31,7 @@ class Limits(NamedTuple):
     fetch: int  # bytes: how far ahead of what is read memory is asked for
     stream: int  # bytes of logits: from here on, gradients go past the caches
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
+    rows: int  # a thread takes at least this many at a time, where there are so many
 
 
 # Microseconds a call of 1,000 classes on one thread and two, whose pool is awake (calls in a row) or asleep (a pause of
@@ -42,10 +43,10 @@ class Limits(NamedTuple):
 #
 # Nanoseconds an element on two threads, gradients by ordinary stores and past the caches:
 #
-#                    8,192 x 1,000   32,768 x 1,000   8,192 x 4,000   1,024 x 32,000
-# through the caches     .24              .33             .32              .34
-# past them              .25              .31             .31              .29
-LIMITS = Limits(serial=100_000, block=1 << 16, fetch=1 << 15, stream=1 << 24, even=4)
+#                    2,048 x 1,000   4,096 x 1,000   32,768 x 1,000   2,048 x 4,000   512 x 32,000
+# through the caches      .35             .33              .35             .33            .38
+# past them               .31             .28              .32             .28            .27
+LIMITS = Limits(serial=100_000, block=1 << 16, fetch=1 << 15, stream=1 << 24, even=4, rows=16)
 
 
 class Memory(NamedTuple):
@@ -169,7 +170,7 @@ def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:
         return step, 0
     if not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads:
         return kernels.LOOK, 1
-    block = max(16, min(LIMITS.block // n_classes, -(-n_rows // (2 * n_threads))))
+    block = max(1, min(max(LIMITS.block // n_classes, LIMITS.rows), -(-n_rows // (2 * n_threads))))
     return step, -(-block // 16) * 16 if narrow else block  # (whole groups)
 
 
