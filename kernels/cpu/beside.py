@@ -28,9 +28,9 @@ from .call import (
 )
 from .compile import device, inline
 from .gradient import again, from_kept, kept_of, vector, whole_vectors, with_target, write_ends
-from .simd import advance, apart, item_bytes, lanes, load, stream, where, widen, zeros, zeros64
-from .sums import BLOCK, CHUNK, even_end, even_vector, largest_from
-from .table import AHEAD, BASE, FACTOR, KNOWN, Plan, plan_of
+from .simd import advance, apart, item_bytes, lanes, load, stream, widen, zeros, zeros64
+from .sums import BLOCK, even_end, even_vector, larger, largest_from
+from .table import BASE, FACTOR, Plan, plan_of
 
 
 class Part(NamedTuple):
@@ -86,8 +86,7 @@ def _block(
         v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
         if spread:
             below = below + (v - middle)
-        later = load(ahead, j)
-        m = where(later > m, later, m)
+        m = larger(load(ahead, j), m)
     return a, b, below, others, m
 
 
@@ -172,14 +171,13 @@ def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept,
         for j in range(both, last, width):
             v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
             below = below + (v - middle)
-            later = load(ahead, j)
-            m = where(later > m, later, m)
+            m = larger(load(ahead, j), m)
         s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     for j in range(min(part.n, whole), part.n, width):
         d = vector(powers, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, j, with_target(d, part.y - j, part.plan))
-    found = even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
-    return found, largest_from(ahead, whole, n_ahead, m)
+    rest, ties, below = even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
+    return rest, ties, below, largest_from(ahead, whole, n_ahead, m)
 
 
 @device
@@ -194,40 +192,17 @@ def _beside_again(call, numbers, x, n, magic, least, mark, middle, kept, part, a
     return _beside(again, False, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead)
 
 
-@inline
-def _looked_at_next(call, x, x0, c, n, group, r):
-    """What is going to be looked at after ``n`` classes of row ``r``, from ``c`` on, which are at ``x``.
-
-    A pointer, how many classes, and whether they are as many as these, or more.
-    """
-    n_classes, i = call[N_CLASSES], group.first + r + group.size
-    if c + n < n_classes:
-        more = min(n_classes - (c + n), n)
-        return advance(x, n * item_bytes(x)), more, more == n
-    there = i < group.end and not target_of(call, i)[1]
-    return row_start(call, x0, 0, X_STEP, i if there else i - group.size), min(n_classes, CHUNK), there
-
-
 @device
-def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, group, r, before):
-    """``even_sums`` if ``short``, of row ``r`` of the group, where the same row of the group ``before`` waits.
+def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, kept, before, r, ahead, n_ahead):
+    """``even_sums`` if ``short``, of row ``r`` of a group, where the same row of the group ``before`` waits.
 
     Of that, the gradient of as many classes is written, from ``c`` on. Its powers are kept where those of the sums are
-    going to be: they are read first. And what is going to be looked at next is looked through for its largest logit.
+    going to be: they are read first.
     """
     apart()
-    part, n_sums, kept = _part_of(call, x0, g0, c, n, before, r), n if short else np.int64(0), kept_of(group, r)
-    ahead, n_ahead, known = _looked_at_next(call, x, x0, c, n, group, r)
-    known = known and short
-    if not known:
-        ahead, n_ahead = x, n_sums
+    part, n_sums, n_ahead = _part_of(call, x0, g0, c, n, before, r), n if short else 0, n_ahead if short else 0
     if c == 0:
         write_ends(call, numbers, x0, g0, before, r)
-    if group.step > 0:
-        found, top = _beside_kept(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
-    else:
-        found, top = _beside_again(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
-    if known:
-        table = group.table if c + n < call[N_CLASSES] else before.table
-        table[AHEAD * lanes(x) + r], table[KNOWN * lanes(x) + r] = top, 1.0
-    return found
+    if before.step > 0:
+        return _beside_kept(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
+    return _beside_again(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)

@@ -98,7 +98,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     other_table = cleared(lane_buffer(x0, FIELDS), x0)
     vectors = (n_classes + lanes(x0) - 1) // lanes(x0)
     together = max(1, min(lanes(x0), KEPT // vectors))
-    size = together if call[GRADIENT] != 0 else max(together, min(lanes(x0), GROUP // vectors))
+    size = together if call[GRADIENT] != 0 else max(1, min(lanes(x0), GROUP // vectors) // together) * together
     keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and vectors <= KEPT
     step = vectors * lanes(x0) if keep else np.int64(0)
 
@@ -108,10 +108,10 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         rows = line, begin, end
 
     wait = call[STREAM] != 0 and n_classes * item_bytes(x0) <= LONGEST
-    before = Group(begin, np.int64(0), size, end, other_table, kept, step, rows)
+    before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
     for first in range(begin, end, size):
         n = min(size, end - first)
-        group = Group(first, n, size, end, table, kept, step, rows)
+        group = Group(first, n, size, together, end, table, other_table if wait else table, kept, step, rows)
         for start in range(0, n, together):
             stop = min(start + together, n)
             if n_classes <= CHUNK:

@@ -52,6 +52,32 @@ def _times(c, a):
     return c * a if c != 0.0 else 0.0
 
 
+@inline
+def _looked_at_next(call, x0, x, c, n, group, r):
+    """What is going to be looked at after ``n`` classes of row ``r``, from ``c`` on, which are at ``x``.
+
+    A pointer, how many classes, and whether there is anything, of as many classes or more; else these again.
+    """
+    n_classes, i = call[N_CLASSES], group.first + r + group.together
+    if group.together == 0:
+        return x, n, False
+    if c + n < n_classes:
+        return advance(x, n * item_bytes(x)) if c + 2 * n <= n_classes else x, n, c + 2 * n <= n_classes
+    there = i < group.end and not target_of(call, i)[1]
+    return row_start(call, x0, 0, X_STEP, i) if there else x, min(n_classes, CHUNK) if there else n, there
+
+
+@inline
+def _keep_for_later(call, x0, c, n, group, r, top):
+    """Put the largest logit of what is looked at next where that will find it."""
+    table, lane = group.table, r
+    if c + n == call[N_CLASSES]:
+        lane = (r + group.together) % group.size
+        if lane <= r:
+            table = group.next_table
+    table[AHEAD * lanes(x0) + lane], table[KNOWN * lanes(x0) + lane] = top, 1.0
+
+
 @device
 def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     """Look at ``n`` classes from ``c`` on of the group's rows ``start`` to ``stop``.
@@ -96,17 +122,22 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         mark = np.float64(table[MARK * width + r])
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
         kept, g, short = kept_of(group, r), row_start(call, g0, 1, GRADIENT_STEP, i), o.even and shift == 0.0
-        rest, ties, linear, spread = 0.0, 0.0, 0.0, o.share * n
+        rest, ties, linear, spread, later = 0.0, 0.0, 0.0, o.share * n, 0.0
+        ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
+        # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
+        there = there and (waits or call[GRADIENT] == 0)
         if waits:
-            rest, ties, linear = sums_beside(
-                call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, group, r, before
+            rest, ties, linear, later = sums_beside(
+                call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, kept, before, r, ahead, n_ahead
             )
         elif short:
-            rest, ties, linear = even_sums(
-                call, numbers, x, n, magic, least, mark, middle, kept, group.step > 0, g, touch
+            rest, ties, linear, later = even_sums(
+                call, numbers, x, n, magic, least, mark, middle, kept, group.step > 0, g, touch, there, ahead, n_ahead
             )
         if short:
             linear = _times(o.share, linear)
+            if there:
+                _keep_for_later(call, x0, c, n, group, r, later)
         else:
             rest, ties, linear, spread = general_sums(
                 call, numbers, x, q, weight_c, n, magic, least, shift, mark, middle, kept, group.step > 0

@@ -67,12 +67,17 @@ def largest_logit(x, n, order):
 
 
 @inline
+def larger(v, top):
+    """The larger of two, lane by lane; of a NaN and a number, where it is the second, the number."""
+    return where(v > top, v, top)
+
+
+@inline
 def largest_from(x, done, n, top):
     """The largest logit of ``n`` classes, of which the first ``done`` are in ``top``."""
     whole = n // lanes(x) * lanes(x)
     for i in range(done, whole, lanes(x)):
-        v = load(x, i)
-        top = where(v > top, v, top)
+        top = larger(load(x, i), top)
     v = load_part(x, whole, n - whole)
     return largest(where((iota(v) < n - whole) & (v > top), v, top))
 
@@ -123,8 +128,10 @@ def even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept
 
 
 @device
-def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, touch):
+def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, touch, scan, ahead, n_ahead):
     """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
+
+    And if ``scan``, the largest of ``n_ahead`` logits, no fewer, that are looked at next.
 
     Meanwhile memory is asked for what comes next, and if ``touch`` for where the gradient will be written: here, where
     there is most to compute, it waits for nobody. (A function of its own, so that all constants of the loop stay in
@@ -134,7 +141,7 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
     o, fetch = options_of(call, numbers, x), call[FETCH]
     width = lanes(x)
     whole = n // width * width
-    s, linear, others = zeros64(x), zeros64(x), zeros(x)
+    s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
     if o.spread == NONE:
         for q in range(0, whole, BLOCK):
             a, b = zeros(x), zeros(x)
@@ -142,6 +149,8 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
                 _, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
                 if touch:
                     prefetch_write(g, j)
+                if scan:
+                    later = larger(load(ahead, j), later)
             s = s + (widen(a) + widen(b))
     else:
         for q in range(0, whole, BLOCK):
@@ -151,8 +160,11 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
                 if touch:
                     prefetch_write(g, j)
                 below = below + (v - middle)
+                if scan:
+                    later = larger(load(ahead, j), later)
             s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-    return even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
+    rest, ties, below = even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
+    return rest, ties, below, largest_from(ahead, whole, n_ahead, later)
 
 
 @inline

@@ -66,8 +66,10 @@ class Group(NamedTuple):
     first: int
     n: int
     size: int  # how many rows further the next group begins
+    together: int  # of so many, the classes are looked at before those of others; 0: nobody knows what comes next
     end: int  # of all the rows
     table: Any
+    next_table: Any  # of the next group: another where gradients wait
     kept: Any  # room for their powers
     step: int  # how much of it a row takes; 0: powers are not kept
     rows: Any  # those written one after the other: see ``gradient.py``

@@ -45,7 +45,9 @@ def _chunk(call, item):
 @inline
 def _alone(x, i, table):
     """The group of row ``i`` alone."""
-    return Group(i, np.int64(1), np.int64(1), i + 1, table, arithmetic_at(0, x), np.int64(0), no_rows(x))
+    return Group(
+        i, np.int64(1), np.int64(1), np.int64(0), i + 1, table, table, arithmetic_at(0, x), np.int64(0), no_rows(x)
+    )
 
 
 @inline
@@ -56,7 +58,7 @@ def look(call, numbers, x, q, weight, begin, end):
         i, first, _ = _chunk(call, item)
         if not target_of(call, i)[1]:
             row = _alone(x, i, table)
-            nothing = Group(i, np.int64(0), np.int64(1), i + 1, table, row.kept, row.step, row.rows)
+            nothing = Group(i, np.int64(0), np.int64(1), np.int64(0), i + 1, table, table, row.kept, row.step, row.rows)
             found = chunk_at(call, numbers, x, x, q, weight, first, row, np.int64(0), nothing)
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
