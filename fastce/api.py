@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from numpy import ndarray
+from numpy import moveaxis, ndarray
 from numpy.typing import ArrayLike
 
 from . import dispatch, small
@@ -59,6 +59,9 @@ class CrossEntropyResult(NamedTuple):
         Probability of the target class.
     entropy : array
         Entropy of the predicted distribution, in nats.
+    hess : array
+        Second derivative of the loss with respect to each logit, the diagonal of its Hessian: in the shape of the
+        logits, of the arithmetic type, and scaled as the gradient is.
     """
 
     loss: Array | Scalar
@@ -69,6 +72,7 @@ class CrossEntropyResult(NamedTuple):
     rank: Array | Scalar | None = None
     target_prob: Array | Scalar | None = None
     entropy: Array | Scalar | None = None
+    hess: Array | None = None
 
 
 @_with_options_of(cross_entropy_problem)
@@ -204,8 +208,9 @@ def cross_entropy_with_grad(
     grad_out : array, optional
         Where to write the gradient, of the shape and type of the logits. `grad_out=logits` overwrites the logits.
     aux : tuple of str
-        What else to find on the way: any of "lse", "argmax", "correct", "rank", "target_prob" and "entropy", as
-        `CrossEntropyResult` explains them. "correct", "rank" and "target_prob" need class targets.
+        What else to find on the way: any of "lse", "argmax", "correct", "rank", "target_prob", "entropy" and "hess", as
+        `CrossEntropyResult` explains them. "correct", "rank" and "target_prob" need class targets, and "hess" NumPy
+        arrays.
 
     Returns
     -------
@@ -221,6 +226,18 @@ def cross_entropy_with_grad(
     -----
     Arithmetic is done in float32 or, for float64 logits, in float64; the gradient is rounded once to its type. It is 0
     for a mean over no row.
+
+    The second derivative "hess" is `p * (1 - p)` with the weights of the row in front: with `p = exp(z - L)`, the
+    upstream gradient `g` (for a mean over its denominator) and the rest as in `cross_entropy`::
+
+        dz   = p * sum(w * q') - w * q' + 2 * z_loss * L * p
+        d2z  = p * (1 - p) * (sum(w * q') + 2 * z_loss * L) + 2 * z_loss * p**2
+        hess = g * s * (d2z * dz_dx**2 + dz * d2z_dx2)
+        dz_dx  = logit_scale * (1 - (z / softcap)**2)            # the last factor, and the next line, with softcap only
+        d2z_dx2 = -2 * logit_scale / softcap**2 * z * dz_dx      # which may make the whole negative
+
+    It is as exact as the gradient: where `p` is next to 1, `1 - p` is the sum of the others. Boosting takes it for its
+    Newton steps.
 
     Examples
     --------
@@ -242,7 +259,7 @@ def cross_entropy_with_grad(
     if not options and out is None and grad_output is None and type(aux) is tuple and not aux:
         plain = small.mean_loss(logits, targets, grad_out, with_grad=True)
         if plain is not None:
-            result = _new(CrossEntropyResult, (*plain, None, None, None, None, None, None))
+            result = _new(CrossEntropyResult, (*plain, None, None, None, None, None, None, None))
             return result
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(
@@ -258,9 +275,10 @@ def cross_entropy_with_grad(
     if out is not None or reduction == "none":
         loss = _in_shape(loss, rows, out)
     if aux:
-        found = (getattr(task, name) for name in AUX)
-        return CrossEntropyResult(loss, grad, *(None if a is None else _in_shape(a, rows, None) for a in found))
-    result = _new(CrossEntropyResult, (loss, grad, None, None, None, None, None, None))
+        found = {name: _in_shape(a, rows, None) for name in AUX if (a := getattr(task, name)) is not None}
+        hess = None if task.hess is None else moveaxis(task.hess, -1, options.get("axis", -1))
+        return CrossEntropyResult(loss, grad, **found, hess=hess)
+    result = _new(CrossEntropyResult, (loss, grad, None, None, None, None, None, None, None))
     return result
 
 

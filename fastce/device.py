@@ -19,6 +19,7 @@ from .kernels.task import Task
 from .problem import (
     AUX,
     AUX_TYPES,
+    HESS,
     DType,
     Shape,
     are_classes,
@@ -128,6 +129,7 @@ def _cross_entropy(
     if o.softcap is not None:
         check_softcap(o.softcap, dtype)
     check_aux(aux, classes is not None)
+    _check_hess(aux)
 
     shadows = {name: _shadow(a) for name, a in given.items()}
     loss_at = _output("out", out, array, rows if o.reduction == "none" else (), dtype, shadows)
@@ -257,6 +259,11 @@ def _check_backend(backend: str | None) -> None:
 def _check_classes(n_classes: int) -> None:
     if n_classes > MOST_CLASSES:
         raise ValueError(f"on a GPU, there may be {MOST_CLASSES} classes at most, not {n_classes}")
+
+
+def _check_hess(aux: Collection[str]) -> None:
+    if HESS in aux:
+        raise ValueError(f"aux {HESS!r} is there for NumPy arrays only, but the logits are on a GPU")
 
 
 def _as_cupy(value: Any) -> Any:

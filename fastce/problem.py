@@ -26,7 +26,8 @@ from .reduction import EMPTY, REDUCTIONS, scales
 Shape = tuple[int, ...]
 DType = np.dtype[Any]
 
-AUX = ("lse", "argmax", "correct", "rank", "target_prob", "entropy")
+AUX = ("lse", "argmax", "correct", "rank", "target_prob", "entropy")  # of which a row has one number each
+HESS = "hess"  # in aux too: of which it has one for each class
 
 _BOOL, _INT64, _FLOAT32, _FLOAT64 = np.dtype(bool), np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.float64)
 _ARITHMETIC: dict[DType, DType] = {
@@ -37,7 +38,7 @@ _ARITHMETIC: dict[DType, DType] = {
 _FLOATS = "float16, bfloat16, float32 or float64, in native byte order"
 AUX_TYPES = {"argmax": _INT64, "correct": _BOOL, "rank": _INT64}  # of the others: the arithmetic type
 _AUX_OF_CLASS_TARGETS = ("correct", "rank", "target_prob")
-_NO_AUX = (None,) * len(AUX)
+_NO_AUX = (None,) * (len(AUX) + 1)
 _INT64_RANGE = np.iinfo(np.int64)
 
 _OVERLAP_WORK: Any = 10_000  # a millisecond at most; to tell whether any two arrays overlap can take for ever
@@ -197,9 +198,15 @@ def cross_entropy_problem(
             grad_view,
             losses,
         )
-        + (tuple(np.empty(n_rows, AUX_TYPES.get(a, dtype)) if a in aux else None for a in AUX) if aux else _NO_AUX),
+        + (_empty_aux(aux, array, axis, n_rows, dtype) if aux else _NO_AUX),
     )
     return task, kernels, rows, losses, grad if grad_out is None else grad_out, reduction, divisor, empty
+
+
+def _empty_aux(aux: Collection[str], logits: Array, axis: int, n_rows: int, dtype: DType) -> tuple[Any, ...]:
+    """Allocate what else is asked for, in the order of the task."""
+    of_rows = (np.empty(n_rows, AUX_TYPES.get(name, dtype)) if name in aux else None for name in AUX)
+    return *of_rows, classes_last(memory.empty_pair_of(logits, dtype), axis) if HESS in aux else None
 
 
 def nll_problem(
@@ -561,7 +568,7 @@ def check_aux(aux: object, class_targets: bool) -> None:
     if not isinstance(aux, (tuple, list, set, frozenset)):
         raise TypeError(f"aux must be a tuple of names, such as ('lse',), not {type(aux).__name__}")
     for name in aux:
-        _one_of(*AUX)("each name in aux", name)
+        _one_of(*AUX, HESS)("each name in aux", name)
         if not class_targets and name in _AUX_OF_CLASS_TARGETS:
             raise ValueError(f"aux {name!r} needs class targets, but the targets are probabilities")
 

@@ -22,10 +22,11 @@ def cross_entropy(task: Task) -> None:
 def _cross_entropy(task: Task) -> None:
     x = _as_rows(task.logits)
     k, c = task.logit_scale, task.softcap
-    z, dz_dx = k * x, np.full_like(x, k)
+    z, dz_dx, d2z_dx2 = k * x, np.full_like(x, k), np.zeros_like(x)
     if c:
         tanh = np.tanh(z / c)
         z, dz_dx = c * tanh, k * (1 - tanh * tanh)
+        d2z_dx2 = -2 * tanh * (k / c) * dz_dx
     order = np.sign(k) * x  # sorts the classes as z does, also where rounding makes two z equal
     soft = _softmax(z, order, task.lse_in)
 
@@ -49,16 +50,27 @@ def _cross_entropy(task: Task) -> None:
     dce[soft.top] = soft.p[soft.top] * _sum_without(share, soft.top) - share[soft.top] * soft.others
     dzl = 2 * (task.z_loss * soft.lse)[:, None] * soft.p
 
+    # Their second derivatives with respect to z, each by its own: 1 - p takes the formula of the largest class too.
+    one_minus_p = 1 - soft.p
+    one_minus_p[soft.top] = soft.others
+    d2ce = share_sum * soft.p * one_minus_p
+    d2zl = 2 * task.z_loss * (soft.p * soft.p + soft.lse[:, None] * soft.p * one_minus_p)
+
     s = np.ones(n_rows) if task.sample_weight is None else task.sample_weight.astype(np.float64)
     upstream = np.ones(n_rows) if task.upstream is None else task.upstream
-    dx = (s * upstream)[:, None] * (task.ce_scale * dce + task.zl_scale * dzl) * dz_dx
+    row = (s * upstream)[:, None]
+    dz = row * (task.ce_scale * dce + task.zl_scale * dzl)
+    d2z = row * (task.ce_scale * d2ce + task.zl_scale * d2zl)
 
     def write(out: Array | None, values: Array, ignored: float) -> None:
         if out is not None:
             out[...] = np.where(valid, values, ignored)
 
     if task.grad is not None:
-        task.grad[...] = np.where(valid[:, None], dx, 0).reshape(task.grad.shape)
+        task.grad[...] = np.where(valid[:, None], dz * dz_dx, 0).reshape(task.grad.shape)
+    if task.hess is not None:
+        d2x = d2z * dz_dx * dz_dx + dz * d2z_dx2
+        task.hess[...] = np.where(valid[:, None], d2x, 0).reshape(task.hess.shape)
     write(task.loss, s * (ce + task.zl_ratio * zl), 0)
     write(task.lse, soft.lse, 0)
     write(task.argmax, soft.top[1], -1)

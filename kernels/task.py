@@ -21,6 +21,7 @@ class Task(NamedTuple):
 
     - `loss = s * (ce + zl_ratio * zl)`
     - `grad_j = s * u * (ce_scale * dce/dz_j + zl_scale * dzl/dz_j) * dz_j/dx_j`
+    - `hess_j = dgrad_j/dx_j`
     """
 
     logits: Array  # (*rows, C), any of the four types
@@ -46,11 +47,10 @@ class Task(NamedTuple):
     rank: Array | None  # int64
     target_prob: Array | None
     entropy: Array | None
+    hess: Array | None = None  # (*rows, C). Comes with `grad` and `loss`, never with `lse_in`, and only on the CPU
 
     @classmethod
     def of_logits(cls, logits: Array, *, grad: Array | None = None, lse: Array | None = None) -> Task:
         """Give the task of a function of the logits alone."""
         nothing = (None,) * 6
-        return cls(
-            logits, *nothing, 0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, grad, None, lse, None, None, None, None, None
-        )
+        return cls(logits, *nothing, 0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, grad, None, lse, *nothing)

@@ -287,7 +287,7 @@ def test_first_of_equal_maxima_wins(backend):
 def test_one_dimension_gives_scalars(backend):
     for targets in (2, np.uint8(2), np.array(2)):
         result = fastce.cross_entropy_with_grad([1.0, 2.0, 3.0], targets, reduction="none", aux=AUX, backend=backend)
-        assert all(isinstance(value, np.generic) for value in (result.loss, *result[2:]))
+        assert all(isinstance(value, np.generic) for value in (result.loss, *result[2:-1]))
         assert result.grad.shape == (3,)
     assert isinstance(fastce.logsumexp([1.0, 2.0], backend=backend), np.float64)
 

@@ -473,7 +473,7 @@ for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
         x = rng.normal(size=shape).astype(dtype)
         y = rng.integers(0, shape[1], shape[0])
         w = rng.uniform(1, 2, shape[1]).astype(np.float64 if dtype is np.float64 else np.float32)
-        for options in ({}, {"softcap": 3.0, "label_smoothing": 0.1, "weight": w, "aux": ("entropy", "rank")}):
+        for options in ({}, {"softcap": 3.0, "label_smoothing": 0.1, "weight": w, "aux": ("entropy", "rank", "hess")}):
             plain = fastce.cross_entropy_with_grad(x, y, **options)
             for at_end in (False, True):
                 logits, targets, grad = (beside(a, at_end) for a in (x, y, x))

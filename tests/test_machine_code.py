@@ -161,6 +161,8 @@ HOT = [
     ("write_rows", "fused", 7),
     ("_beside_kept", "fused", 4),
     ("_beside_again", "fused", 4),
+    ("write_hessians", "fused", 2),
+    ("across_lanes", "fused", 2),
     ("run_groups", "fused", 5),
 ]
 

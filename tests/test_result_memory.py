@@ -67,7 +67,7 @@ def test_one_piece_is_kept_and_none_of_another_size_or_too_large(monkeypatch):
     assert memory._spare == [], "what does not fit goes back to the system"
     del c
     assert len(memory._spare) == 1
-    monkeypatch.setattr(memory._Memory.__del__, "__defaults__", (memory._spare, 1))
+    monkeypatch.setattr(memory._Memory.__del__, "__defaults__", (1,))
     memory._spare.clear()
     d = memory.empty(LARGE_ENOUGH, float32)
     del d
@@ -91,6 +91,32 @@ def test_gradients_and_softmax_are_right_in_used_memory(rng):
         del smoothed
         np.testing.assert_allclose(fastce.softmax(logits)[::1000].sum(axis=1), 1, rtol=1e-5)
     assert len(addresses) == 1
+
+
+def test_second_derivatives_are_kept_beside_gradients(rng, monkeypatch):
+    monkeypatch.setattr(memory, "_spare_pairs", [])
+    logits = rng.standard_normal((memory.PAIRED // 40 + 1, 10), dtype=np.float32)
+    for layout in (logits, np.asfortranarray(logits)):
+        seen = set()
+        for _ in range(3):
+            one, other = (memory.empty_pair_of(layout, np.dtype(np.float64)) for _ in range(2))
+            assert (one.shape, one.dtype, one.strides) == (
+                layout.shape,
+                np.float64,
+                np.array(layout, float, order="K").strides,
+            )
+            one.fill(1)
+            other.fill(2)
+            assert (one == 1).all()
+            seen |= {address(one), address(other)}
+            del one, other
+        assert len(seen) == 2
+    used = [memory.empty_pair_of(logits, logits.dtype) for _ in range(memory._PIECES + 2)]
+    del used
+    assert len(memory._spare_pairs) == memory._PIECES
+    small, strided = logits[:10], logits[:, ::2]
+    assert memory.empty_pair_of(small, logits.dtype).base is None
+    assert memory.empty_pair_of(strided, logits.dtype).shape == strided.shape
 
 
 def test_the_environment_says_how_much_is_kept():

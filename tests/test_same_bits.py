@@ -8,18 +8,19 @@ from rows import CHUNK, EVERY_REGIME, KEPT, random_rows
 
 import fastce
 from fastce.kernels.cpu import LIMITS, launch
-from fastce.problem import AUX
+from fastce.problem import AUX, HESS
 
 OPTIONS = {
     "plain": {},
     "with lse": {"aux": ("lse",)},
+    "with hess": {"aux": ("hess",)},
     "every option": {
         "label_smoothing": 0.1,
         "z_loss": 1e-3,
         "softcap": 20.0,
         "logit_scale": 0.5,
         "ignore_index": 1,
-        "aux": AUX,
+        "aux": (*AUX, HESS),
     },
 }
 EVERY_OPTION = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

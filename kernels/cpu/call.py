@@ -16,14 +16,15 @@ from .maths import Powers, powers_of
 from .simd import address_of, advance, fma, pointer, pointer_at, rounded, zeros
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
-# the rows, OFFSETS points to their distances from the first one: all of x, then of the gradient, then of q.
+# the rows, OFFSETS points to their distances from the first one: all of x, of the gradient, of q, and of the Hessian.
+# In the same order, CLASS_STEPS are bytes from class to class: the size of an element for all but ``narrow.py``.
 (
-    N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, OFFSETS,
+    N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, HESS, HESS_STEP, OFFSETS,
     TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
     LOSS, LSE, TARGET_PROB, ENTROPY, ARGMAX, RANK, CORRECT,
-    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS,
+    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS, CLASS_STEPS, _, _, _,
     INTEGERS,
-) = range(29)  # fmt: skip
+) = range(35)  # fmt: skip
 
 # Numbers.
 (
@@ -88,14 +89,17 @@ def _address(array):
 
 @inline
 def fill_blocks(
-    call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out, settings,
-    kind, tuning
+    call, numbers, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
+    classes_out, settings, kind, tuning
 ):  # fmt: skip
     """Write the blocks from the arrays and numbers of ``launch.py``; an array without elements is not there."""
     n_rows, n_classes = steps[0], x.shape[1]
     call[N_ROWS], call[N_CLASSES] = n_rows, n_classes
     call[X], call[GRADIENT], call[Q] = address_of(x), _address(g), _address(q)
-    call[X_STEP], call[GRADIENT_STEP], call[Q_STEP] = steps[1], steps[2], steps[3]
+    call[HESS] = _address(h)
+    call[X_STEP], call[GRADIENT_STEP], call[Q_STEP], call[HESS_STEP] = steps[1], steps[2], steps[3], steps[4]
+    for which in range(4):
+        call[CLASS_STEPS + which] = class_steps[which]
     call[OFFSETS], call[TARGETS], call[WEIGHT] = _address(offsets), _address(targets), _address(weight)
     call[IGNORE_INDEX] = ignore_index
     call[SAMPLE_WEIGHT], call[UPSTREAM], call[LSE_IN] = _address(rows_in[0]), _address(rows_in[1]), _address(rows_in[2])
@@ -124,7 +128,7 @@ def fill_blocks(
 
 @inline
 def row_start(call, base, which, step, i):
-    """Pointer to row ``i`` of x (``which`` 0), the gradient (1) or q (2); of no meaning where that is not there."""
+    """Pointer to row ``i`` of x (``which`` 0), the gradient (1), q (2) or the Hessian (3), if that is there."""
     if call[OFFSETS] != 0:
         return advance(base, pointer_at(call[OFFSETS], np.int64)[which * call[N_ROWS] + i])
     return advance(base, i * call[step])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .call import PROBABILITIES
 from .compile import inline
 from .maths import tanh
-from .simd import fma, load_like, load_part_like, where, zeros
+from .simd import fma, lanes, load, load_like, load_one, load_part_like, where, zeros
 
 
 @inline
@@ -29,6 +29,15 @@ def spread_weights(x, weight, q, j, n, whole, o):
     if o.weighted:
         c = c * (load_like(x, weight, j) if whole else load_part_like(x, weight, j, n))
     return c
+
+
+@inline
+def spread_weights_of_class(o, x, q, weight, j):
+    """The same of class ``j`` of rows that have a lane each; ``q`` is a buffer of vectors."""
+    share = zeros(x) + o.share
+    if o.spread == PROBABILITIES:
+        share = fma(load(q, j * lanes(x)), o.keep, share)
+    return share * load_one(weight, j) if o.weighted else share
 
 
 @inline

@@ -12,6 +12,7 @@ from .call import (
     ENTROPY,
     GRADIENT,
     GRADIENTS,
+    HESS,
     IGNORE_INDEX,
     KIND,
     LOG_SOFTMAX,
@@ -55,8 +56,13 @@ from .simd import (
 from .table import (
     AT_TARGET,
     BASE,
+    BEND,
+    BEND_AT_TARGET,
+    BEND_AT_TOP,
     DISTANCE,
     FACTOR,
+    INVERSE,
+    INVERSE_LEFT,
     LEFT,
     LINEAR,
     POWER,
@@ -65,6 +71,7 @@ from .table import (
     SCALE,
     SHARE_Y,
     SPREAD,
+    SQUARE,
     TARGET,
     TIES,
     TOP,
@@ -216,3 +223,22 @@ def finish(call, numbers, x, first, n, table):
     if o.capped:
         at_target = at_target * (1.0 - widen(v_y) * widen(v_y))
     store(table, AT_TARGET * width, narrow(x, at_target) + nan)
+    if call[HESS] == 0:
+        return
+
+    bend, square = (hit + even) * o.slope, row * (numbers[ZL_SCALE] * 2.0 * z_loss * o.slope)
+    # (as above: 1 - p of the largest and of the target as what the others add up to)
+    p_top, beside_top = where(e_top == total, 1.0, e_top * inverse), ((widen(ties) - 1.0) * e_top + rest) * inverse
+    at_top = p_top * (beside_top * bend + p_top * square)
+    bend_y = p_y * (p_others * bend + p_y * square)
+    if o.capped:
+        v = widen(v_y)
+        capped = 1.0 - v * v
+        bend_y = bend_y * (capped * capped) - 2.0 * o.inner * v * at_target
+    factor = narrow(x, inverse)
+    store(table, INVERSE * width, factor)
+    store(table, INVERSE_LEFT * width, narrow(x, inverse - widen(factor)) / factor)
+    store(table, BEND * width, narrow(x, bend))
+    store(table, SQUARE * width, narrow(x, square))
+    store(table, BEND_AT_TOP * width, narrow(x, at_top))
+    store(table, BEND_AT_TARGET * width, narrow(x, bend_y))

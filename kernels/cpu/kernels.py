@@ -75,40 +75,46 @@ def blocks_of(n_rows, n_classes, step):
 
 
 @inline
+def adjacent(x):
+    """The class steps of arrays whose classes lie next to each other."""
+    return x.itemsize, x.itemsize, x.itemsize, x.itemsize
+
+
+@inline
 def fill_plain(call, numbers, x, g, targets, losses, ignore_index, tuning, n_valid):
     """``fill_blocks`` of a call without options."""
     integers, matrix, nothing, scale = targets[:0], x[:0], losses[:0], 1.0 / n_valid if n_valid > 0 else 0.0
     fill_blocks(
-        call, numbers, x, g, matrix, (len(targets), x.strides[0], g.strides[0], 0), integers, targets, ignore_index,
-        nothing, (nothing, nothing, nothing), (losses, nothing, nothing, nothing), (integers, integers, integers),
-        (0.0, 0.0, 0.0, 1.0, scale, 0.0, 1.0), GRADIENTS, tuning,
+        call, numbers, x, g, matrix, matrix, (len(targets), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
+        targets, ignore_index, nothing, (nothing, nothing, nothing), (losses, nothing, nothing, nothing),
+        (integers, integers, integers), (0.0, 0.0, 0.0, 1.0, scale, 0.0, 1.0), GRADIENTS, tuning,
     )  # fmt: skip
 
 
 @serial
 def solve(
-    function, step, block, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out,
-    settings, kind, tuning
+    function, step, block, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
+    classes_out, settings, kind, tuning
 ):  # fmt: skip
     """All rows on the calling thread; ``function`` is the address of the work. Arguments: see ``launch.py``."""
     call, numbers = blocks_of(steps[0], x.shape[1], step)
     fill_blocks(
-        call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out,
-        settings, kind, tuning,
+        call, numbers, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
+        classes_out, settings, kind, tuning,
     )  # fmt: skip
     call_work(function, call, numbers, step, 0, steps[0])
 
 
 @serial
 def solve_shared(
-    function, step, block, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out,
-    settings, kind, tuning
+    function, step, block, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
+    classes_out, settings, kind, tuning
 ):  # fmt: skip
     """The same, by all threads, ``block`` rows (chunks, if ``step`` is LOOK) at a time."""
     call, numbers = blocks_of(steps[0], x.shape[1], step)
     fill_blocks(
-        call, numbers, x, g, q, steps, offsets, targets, ignore_index, weight, rows_in, rows_out, classes_out,
-        settings, kind, tuning,
+        call, numbers, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
+        classes_out, settings, kind, tuning,
     )  # fmt: skip
     share(function, call, numbers, step, block)
 
@@ -119,7 +125,8 @@ def solve_logits(function, step, x, g, lse, kind):
     call, numbers = blocks_of(len(x), x.shape[1], step)
     integers, nothing = np.empty(0, np.int64), lse[:0]
     fill_blocks(
-        call, numbers, x, g, x[:0], (len(x), x.strides[0], g.strides[0], 0), integers, integers, 0, nothing,
+        call, numbers, x, g, x[:0], x[:0], (len(x), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
+        integers, 0, nothing,
         (nothing, nothing, nothing), (nothing, lse, nothing, nothing), (integers, integers, integers),
         (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0), kind, (0, 0),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """From a task to the kernels: arrays as the kernels take them, the regime, and serial or parallel.
 
 The kernels take every array in one form, so that there is one compiled kernel per type: C-contiguous and writeable as
-far as Numba sees; the first row of the logits stands for all, whose distances go along as numbers. What does not fit,
-logits whose classes do not lie next to each other for example, is copied, a block of rows at a time.
+far as Numba sees; the first row of the logits stands for all, whose distances go along as numbers. Few classes may lie
+anywhere; of many that do not lie next to each other, a block of rows at a time is copied.
 """
 
 from __future__ import annotations
@@ -90,13 +90,15 @@ _COPIED_ELEMENTS = 1 << 18  # of a block of rows that is copied: 1 MiB of float3
 
 def run(task: Task, kind: int = GRADIENTS) -> None:
     """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be."""
-    x, grad, q = task.logits, task.grad, task.probabilities
+    x, grad, q, hess = task.logits, task.grad, task.probabilities, task.hess
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
     narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1])
+    fits = _aligned if narrow else _adjacent
     if (
-        _adjacent(x)
-        and (grad is None or _adjacent(grad))
-        and (q is None or (_adjacent(q) and q.dtype.type is memory_of(x.dtype).arithmetic))
+        fits(x)
+        and (grad is None or fits(grad))
+        and (hess is None or fits(hess))
+        and (q is None or (fits(q) and q.dtype.type is memory_of(x.dtype).arithmetic))
     ):
         _run(task, kind, narrow)
     else:
@@ -117,7 +119,7 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
         return small
     step, block = _shares(n_rows, n_classes, step == kernels.GROUPS)
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
-    tuning = (int(streamed), _fetched(logits.strides[0], logits.strides[0]))
+    tuning = (int(streamed), _fetched(logits.strides[0], n_classes, logits.itemsize))
     args = (function, step, block, logits, g, targets, ignore_index, tuning)
     if block == 0:
         result: tuple[int, float] = kernels.solve_plain(*args)
@@ -185,10 +187,16 @@ def _adjacent(array: Array) -> bool:
     return array.flags.aligned and (array.strides[-1] == array.itemsize or array.shape[-1] == 1)
 
 
+def _aligned(array: Array) -> bool:
+    """Whether every element lies at a multiple of its size."""
+    return array.flags.aligned
+
+
 def _run(task: Task, kind: int, narrow: bool) -> None:
     (
         logits, targets, q, weight, sample_weight, upstream, lse_in, ignore_index, label_smoothing, z_loss, softcap,
         logit_scale, ce_scale, zl_scale, zl_ratio, grad, loss, lse, argmax, correct, rank, target_prob, entropy,
+        hess,
     ) = task  # fmt: skip
     dtype = logits.dtype
     _, view, arithmetic, no_gradient, no_q, no_rows = memory_of(dtype)
@@ -197,13 +205,15 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
     x_step = _step(logits)
     g_step = x_step if grad is None or grad is logits else _step(grad)
     q_step = x_step if q is None else _step(q)
+    h_step = x_step if hess is None else _step(hess)
     offsets = _NO_INTEGERS
-    if x_step is None or g_step is None or q_step is None:
-        offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q)])
-        x_step = g_step = q_step = 0
+    if x_step is None or g_step is None or q_step is None or h_step is None:
+        offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q, hess)])
+        x_step = g_step = q_step = h_step = 0
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
     step, block = _shares(n_rows, n_classes, narrow)
     x = _first_row(logits, view)
+    class_steps = tuple(_class_step(logits if a is None else a) for a in (logits, grad, q, hess))
     args = (
         _work(dtype),
         step,
@@ -211,7 +221,9 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
         x,
         no_gradient if grad is None else x if grad is logits else _first_row(grad, view),
         no_q if q is None else _first_row(q, arithmetic),
-        (n_rows, x_step, g_step, q_step),
+        no_q if hess is None else _first_row(hess, arithmetic),
+        (n_rows, x_step, g_step, q_step, h_step),
+        class_steps,
         offsets,
         _NO_INTEGERS if targets is None else targets,
         ignore_index,
@@ -234,7 +246,7 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
         ),
         (label_smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio),
         kind,
-        (int(streamed), _fetched(x_step, n_classes * dtype.itemsize)),
+        (int(streamed), _fetched(x_step, n_classes, dtype.itemsize)),
     )
     if block == 0:
         kernels.solve(*args)
@@ -242,9 +254,11 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
         threads.run(kernels.solve_shared, kernels.solve, args, _alone(args))
 
 
-def _fetched(step: int, row_bytes: int) -> int:
+def _fetched(step: int, n_classes: int, item_bytes: int) -> int:
     """Bytes from what is read to what is asked for: in the row itself, or the same place of a later row."""
-    if row_bytes >= LIMITS.fetch or step == 0:
+    if step == item_bytes and n_classes > 1:  # (rows side by side: one such place for every class)
+        return max(64, LIMITS.fetch // n_classes)
+    if n_classes * item_bytes >= LIMITS.fetch or step == 0:
         return LIMITS.fetch
     return step * -(-LIMITS.fetch // abs(step))
 
@@ -266,6 +280,11 @@ def _step(array: Array) -> int | None:
     return step
 
 
+def _class_step(array: Array) -> int:
+    """Bytes from class to class."""
+    return int(array.strides[-1]) if array.shape[-1] > 1 else array.itemsize
+
+
 def _offsets(array: Array) -> Array:
     """Bytes from the first row to every row."""
     rows = array.shape[:-1]
@@ -281,8 +300,8 @@ def _first_row(array: Array, view: Any) -> Array:
     if array.ndim == 2 and flags.c_contiguous and flags.writeable and array.dtype.type is view:
         return array
     row = array[(0,) * (array.ndim - 1)]
-    if not flags.writeable:
-        # The same memory, without the flag that would make Numba compile everything again. It is never written.
+    if not flags.writeable or _class_step(array) != array.itemsize:
+        # The same memory, without what would make Numba compile everything again. Read-only memory is never written.
         row = row.view(view)
         address = row.__array_interface__["data"][0]
         interface = {"version": 3, "data": (address, False), "shape": row.shape, "typestr": row.dtype.str}
@@ -304,9 +323,12 @@ def _run_copied(task: Task, kind: int, narrow: bool) -> None:
         of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
         grad = None if task.grad is None else np.empty_like(x)
         q = None if task.probabilities is None else np.require(task.probabilities[block], arithmetic, ["C", "A"])
-        _run(task._replace(logits=x, grad=grad, probabilities=q, **of_rows), kind, narrow)
+        hess = None if task.hess is None else np.empty(x.shape, arithmetic)
+        _run(task._replace(logits=x, grad=grad, probabilities=q, hess=hess, **of_rows), kind, narrow)
         if task.grad is not None:
             task.grad[block] = grad
+        if task.hess is not None:
+            task.hess[block] = hess
         first += n
 
 

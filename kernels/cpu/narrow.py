@@ -10,11 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from .call import (
+    CLASS_STEPS,
     ENTROPY,
     FETCH,
     GRADIENT,
     GRADIENT_STEP,
     GRADIENTS,
+    HESS,
+    HESS_STEP,
     IGNORE_INDEX,
     KIND,
     LOG_SOFTMAX,
@@ -26,7 +29,6 @@ from .call import (
     PROBABILITIES,
     Q_STEP,
     RANK,
-    STREAM,
     TARGETS,
     WEIGHT,
     X_STEP,
@@ -34,13 +36,15 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .element import times, value
+from .element import spread_weights_of_class, times, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import fill, kept_power, no_edge
+from .hessian import across_lanes
 from .maths import constants
 from .simd import (
     advance,
     apart,
+    arithmetic_at,
     count_true,
     extract,
     fma,
@@ -75,6 +79,7 @@ from .sums import add
 from .table import (
     AT_TARGET,
     BASE,
+    BEND_AT_TARGET,
     DISTANCE,
     FACTOR,
     FIELDS,
@@ -135,6 +140,13 @@ def _ranks(x, logits, n_classes, column, sign):
 
 
 @inline
+def _side_by_side(base, offsets, n, width):
+    """Whether a whole group of rows lies side by side: every class of theirs is a vector in memory."""
+    size = item_bytes(base)
+    return n == width and offsets[1] - offsets[0] == size and offsets[width - 1] == offsets[0] + (width - 1) * size
+
+
+@inline
 def _one_behind_the_other(base, offsets, n, n_classes, width):
     """Whether a whole group of the shortest rows lies in memory without a gap: two rows to a shuffle, not one."""
     size = n_classes * item_bytes(base)
@@ -147,8 +159,18 @@ def _one_behind_the_other(base, offsets, n, n_classes, width):
 
 
 @inline
-def _load_group(x, base, offsets, n, n_classes, buffer):
+def _load_group(x, base, offsets, n, n_classes, class_step, buffer):
     """A row a lane, transposed: class j of all rows is vector j of the buffer."""
+    width = lanes(x)
+    if class_step != item_bytes(base):
+        if _side_by_side(base, offsets, n, width):
+            for j in range(n_classes):
+                store(buffer, j * width, load(advance(base, offsets[0] + j * class_step), 0))
+        else:
+            for j in range(n_classes):
+                for r in range(width):
+                    buffer[j * width + r] = load_one(advance(base, offsets[r] + j * class_step), 0)
+        return
     if _one_behind_the_other(base, offsets, n, n_classes, lanes(x)):
         if n_classes == 2:
             load_rows(base, offsets[0], 2, buffer)
@@ -164,9 +186,18 @@ def _load_group(x, base, offsets, n, n_classes, buffer):
 
 
 @inline
-def _store_group(x, base, offsets, n, n_classes, buffer):
+def _store_group(x, base, offsets, n, n_classes, class_step, buffer):
     """The way back, of the first ``n`` rows."""
     width = lanes(x)
+    if class_step != item_bytes(base):
+        if _side_by_side(base, offsets, n, width):
+            for j in range(n_classes):
+                store(advance(base, offsets[0] + j * class_step), 0, load(buffer, j * width))
+        else:
+            for j in range(n_classes):
+                for r in range(n):
+                    store_one(advance(base, offsets[r] + j * class_step), 0, buffer[j * width + r])
+        return
     if _one_behind_the_other(base, offsets, n, n_classes, width):
         if n_classes == 2:
             store_rows(base, offsets[0], 2, buffer)
@@ -188,18 +219,24 @@ def _store_group(x, base, offsets, n, n_classes, buffer):
 @inline
 def _fetch(call, rows, n_classes):
     """Ask for the memory of a group to come, which is as large as this one."""
-    ahead = advance(rows, call[FETCH])
-    for j in range(n_classes):
-        prefetch(ahead, j * lanes(rows))
+    ahead, class_step = advance(rows, call[FETCH]), call[CLASS_STEPS]
+    if class_step == item_bytes(rows):
+        for j in range(n_classes):
+            prefetch(ahead, j * lanes(rows))
+    else:
+        for j in range(n_classes):
+            prefetch(advance(ahead, j * class_step), 0)
 
 
 @inline
-def _share(o, x, q, weight, j):
-    """The spread weight of class ``j`` in every lane."""
-    share = zeros(x) + o.share
-    if o.spread == PROBABILITIES:
-        share = fma(load(q, j * lanes(x)), o.keep, share)
-    return share * load_one(weight, j) if o.weighted else share
+def _fetch_to_write(x, rows, n_classes, class_step):
+    """The same of the memory of gradients, which are written soon."""
+    if class_step == item_bytes(rows):
+        for j in range(n_classes):
+            prefetch_write(rows, j * lanes(x))
+    else:
+        for j in range(n_classes):
+            prefetch_write(advance(rows, j * class_step), 0)
 
 
 @inline
@@ -258,7 +295,7 @@ def _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least,
             store(scales, j * width, scale)
             store(parts, j * width, r)
             if o.spread != NONE:
-                share = _share(o, x, q, weight, j)
+                share = spread_weights_of_class(o, x, q, weight, j)
                 s_linear = s_linear + times(share, (v - mark) * o.sign)
                 s_spread = s_spread + share
             if call[ENTROPY] != 0:
@@ -346,7 +383,7 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, ta
         for j in range(n_classes):
             d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
             if o.spread != NONE:
-                d = d - _share(o, x, q, weight, j) * scale
+                d = d - spread_weights_of_class(o, x, q, weight, j) * scale
             if o.capped:
                 v = load(logits, j * width)
                 d = d * (1.0 - v * v)
@@ -364,14 +401,34 @@ def _place_targets(x, n_classes, gradients, column, at_target):
 
 
 @inline
-def _write_odd_rows(call, x, g, offsets, first, n, n_classes, table, width):
+def _write_odd_rows(call, x, g, offsets, first, n, n_classes, class_step, table, width):
     """Rows that are ignored, or NaN."""
     for r in range(n):
-        factor = np.float64(table[FACTOR * width + r])
-        if target_of(call, first + r)[1]:
-            fill(advance(g, offsets[r]), n_classes, 0.0, call[STREAM] != 0, no_edge(x))
-        elif factor != factor:
-            fill(advance(g, offsets[r]), n_classes, np.nan, call[STREAM] != 0, no_edge(x))
+        factor, ignored = np.float64(table[FACTOR * width + r]), target_of(call, first + r)[1]
+        if ignored or factor != factor:
+            number = 0.0 if ignored else np.nan
+            if class_step == item_bytes(g):
+                fill(advance(g, offsets[r]), n_classes, number, False, no_edge(x))
+            else:
+                for j in range(n_classes):
+                    store_one(advance(g, offsets[r] + j * class_step), 0, number)
+
+
+@device
+def _write_hessians(call, numbers, x, first, n, weight, logits, q, scales, parts, column, ignored, offsets, table):
+    """Second derivatives of a group: before the gradients, which take the place of the logits."""
+    apart()
+    n_classes, width = call[N_CLASSES], lanes(x)
+    h, buffer = arithmetic_at(call[HESS], x), lane_buffer(x, MAX_CLASSES)
+    _row_offsets(offsets, call, 3, HESS_STEP, first, n, width)
+    _fetch_to_write(x, advance(h, offsets[0]), n_classes, call[CLASS_STEPS + 3])
+    across_lanes(call, numbers, x, n_classes, weight, logits, q, scales, parts, table, buffer)
+    if options_of(call, numbers, x).capped:
+        _place_targets(x, n_classes, buffer, column, load(table, BEND_AT_TARGET * width))
+    _store_group(x, h, offsets, n, n_classes, call[CLASS_STEPS + 3], buffer)
+    factor = load(table, FACTOR * width)
+    if count_true(ignored | (factor != factor)) > 0:
+        _write_odd_rows(call, x, h, offsets, first, n, n_classes, call[CLASS_STEPS + 3], table, width)
 
 
 @device
@@ -394,11 +451,11 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             column = column + 1  # so that its gradient is exactly 0, like that of a target
         if count_true(ignored & (iota(zero) < n)) < n:
             _row_offsets(offsets, call, 0, X_STEP, first, n, width)
-            _load_group(x, x, offsets, n, n_classes, logits)
+            _load_group(x, x, offsets, n, n_classes, call[CLASS_STEPS], logits)
             _fetch(call, advance(x, offsets[0]), n_classes)
             if options_of(call, numbers, x).spread == PROBABILITIES:
                 _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
-                _load_group(x, q0, offsets, n, n_classes, q)
+                _load_group(x, q0, offsets, n, n_classes, call[CLASS_STEPS + 2], q)
             if asks_for_classes(call):
                 _about_classes(call, numbers, x, n_classes, first, n, logits, column)
             _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
@@ -409,13 +466,16 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 write_about_classes(call, first + r, 0, 0)
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
+            if call[HESS] != 0:
+                _write_hessians(
+                    call, numbers, x, first, n, weight, logits, q, scales, parts, column, ignored, offsets, table
+                )
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
-            for j in range(n_classes):  # as large as the group, and written soon
-                prefetch_write(advance(g, offsets[0]), j * width)
+            _fetch_to_write(x, advance(g, offsets[0]), n_classes, call[CLASS_STEPS + 1])
             _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table)
             if call[KIND] != LOG_SOFTMAX:
                 _place_targets(x, n_classes, logits, column, load(table, AT_TARGET * width))
-            _store_group(x, g, offsets, n, n_classes, logits)
+            _store_group(x, g, offsets, n, n_classes, call[CLASS_STEPS + 1], logits)
             factor = load(table, FACTOR * width)
             if count_true(ignored | (factor != factor)) > 0:
-                _write_odd_rows(call, x, g, offsets, first, n, n_classes, table, width)
+                _write_odd_rows(call, x, g, offsets, first, n, n_classes, call[CLASS_STEPS + 1], table, width)

@@ -10,6 +10,7 @@ from .call import (
     FETCH,
     GRADIENT,
     GRADIENT_STEP,
+    HESS,
     KIND,
     LOG_SOFTMAX,
     LSE,
@@ -29,6 +30,7 @@ from .compile import device, inline
 from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
+from .hessian import write_hessians
 from .simd import (
     advance,
     apart,
@@ -125,6 +127,8 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             for j in range(0, AHEAD * lanes(x0), lanes(x0)):
                 prefetch(ahead, j)
         finish(call, numbers, x0, first, n, table)
+        if call[HESS] != 0:
+            write_hessians(call, numbers, x0, q0, weight, np.int64(0), n_classes, first, n, table)
         if call[GRADIENT] != 0:
             if wait:
                 write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, n, before.n)

@@ -30,8 +30,14 @@ from .simd import lanes, rounded, store, zeros
     LEFT,  # what that left out, relative to it
     SCALE,
     AT_TARGET,  # the gradient of the target class
+    # ... and of the second derivative, p * ((1 - p) * BEND + p * SQUARE) of p = 2**(...) * INVERSE: see ``hessian.py``.
+    INVERSE,  # rounded to the arithmetic type
+    INVERSE_LEFT,  # what that left out, relative to it
+    BEND, SQUARE,
+    BEND_AT_TOP,  # the whole, of a class at the top
+    BEND_AT_TARGET,  # and of the target, with the softcap's share
     FIELDS,
-) = range(22)  # fmt: skip
+) = range(28)  # fmt: skip
 
 KEPT = 128  # vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB
 
@@ -73,6 +79,17 @@ class Group(NamedTuple):
     kept: Any  # room for their powers
     step: int  # how much of it a row takes; 0: powers are not kept
     rows: Any  # those written one after the other: see ``gradient.py``
+
+
+class Curve(NamedTuple):
+    """What the classes of a row need for their second derivative: see ``hessian.py``."""
+
+    inverse: float
+    left: float
+    bend: float
+    square: float
+    top: float
+    target: float
 
 
 @inline
@@ -130,4 +147,27 @@ def plan_of(x, table, r):
         np.float64(table[LEFT * width + r]),
         np.float64(table[SCALE * width + r]),
         np.float64(table[AT_TARGET * width + r]),
+    )
+
+
+@inline
+def put_curve(x, table, r, curve):
+    """A ``Curve`` into lane ``r``."""
+    width = lanes(x)
+    table[INVERSE * width + r], table[INVERSE_LEFT * width + r] = curve.inverse, curve.left
+    table[BEND * width + r], table[SQUARE * width + r] = curve.bend, curve.square
+    table[BEND_AT_TOP * width + r], table[BEND_AT_TARGET * width + r] = curve.top, curve.target
+
+
+@inline
+def curve_of(x, table, r):
+    """The ``Curve`` in lane ``r``."""
+    width = lanes(x)
+    return Curve(
+        np.float64(table[INVERSE * width + r]),
+        np.float64(table[INVERSE_LEFT * width + r]),
+        np.float64(table[BEND * width + r]),
+        np.float64(table[SQUARE * width + r]),
+        np.float64(table[BEND_AT_TOP * width + r]),
+        np.float64(table[BEND_AT_TARGET * width + r]),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from .call import (
     GRADIENT,
+    HESS,
     N_CLASSES,
     PARTS,
     PLANS,
@@ -19,13 +20,16 @@ from .call import (
 from .compile import inline
 from .finish import finish
 from .gradient import no_rows, write_rows
+from .hessian import write_hessians
 from .row import enter
 from .simd import arithmetic_at, lane_buffer, lanes, zeros
 from .stats import chunk_at, merged
 from .sums import CHUNK
-from .table import FIELDS, Group, Plan, Stats, cleared, plan_of, put_plan, put_stats
+from .table import FIELDS, Curve, Group, Plan, Stats, cleared, curve_of, plan_of, put_curve, put_plan, put_stats
 
-PART, PLAN = len(Stats._fields), len(Plan._fields)  # numbers that are kept of each
+PART = len(Stats._fields)  # numbers that are kept of each chunk
+CURVE = len(Plan._fields)  # where in those of a row a ``Curve`` comes after the ``Plan``
+PLAN = CURVE + len(Curve._fields)
 
 
 @inline
@@ -91,8 +95,12 @@ def finish_rows(call, numbers, x, q, weight, begin, end):
         if call[GRADIENT] != 0:
             for r in range(n):
                 plan = plan_of(x, table, r)
-                for f in range(PLAN):
+                for f in range(CURVE):
                     numbers[call[PLANS] + (first + r) * PLAN + f] = plan[f]
+                if call[HESS] != 0:
+                    curve = curve_of(x, table, r)
+                    for f in range(PLAN - CURVE):
+                        numbers[call[PLANS] + (first + r) * PLAN + CURVE + f] = curve[f]
 
 
 @inline
@@ -105,4 +113,9 @@ def write(call, numbers, x, g, q, weight, begin, end):
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
         put_plan(x, table, 0, Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6]))
         row, last_lane = _alone(x, i, table), np.int64(1)
+        if call[HESS] != 0:
+            at += CURVE
+            a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
+            put_curve(x, table, 0, Curve(a, b, c, d, numbers[at + 4], numbers[at + 5]))
+            write_hessians(call, numbers, x, q, weight, first, last - first, i, last_lane, table)
         write_rows(call, numbers, x, g, q, weight, first, last - first, row, np.int64(0), last_lane)

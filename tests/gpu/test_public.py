@@ -162,3 +162,10 @@ def test_bad_targets_on_a_gpu_make_their_rows_nan(rng, place):
     result = fastce.cross_entropy_with_grad(place.put(logits), place.put(np.array([0, 9, -3, 1])), reduction="none")
     np.testing.assert_array_equal(np.isnan(place.get(result.loss)), [False, True, True, False])
     np.testing.assert_array_equal(np.isnan(place.get(result.grad)).all(axis=1), [False, True, True, False])
+
+
+@pytest.mark.parametrize("place", [p for p in PLACES if p.id == "cupy"], indirect=True)
+def test_second_derivatives_are_not_there(rng, place):
+    logits = place.put(rng.normal(size=(4, 7)).astype(np.float32))
+    with pytest.raises(ValueError, match="aux 'hess' is there for NumPy arrays only"):
+        fastce.cross_entropy_with_grad(logits, place.put(np.zeros(4, int)), aux=("hess",))
