@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,22 +12,23 @@ from .composed import composed
 from .options import Options
 from .solve import on_stream_of, solve
 
-_NOTHING = (None,) * 6  # the gradients of all but the logits
+
+class Call(NamedTuple):
+    """All but the logits. As one argument: the engine counts each, and 32 x 10 logits are soon done."""
+
+    target: Tensor
+    weight: Tensor | None
+    sample_weight: Tensor | None
+    options: Options
+    dtype: torch.dtype  # of the loss
+    inplace: bool
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        sample_weight: Tensor | None,
-        o: Options,
-        dtype: torch.dtype,
-        inplace: bool,
-    ) -> Any:
-        ctx.call = o, dtype, inplace
+    def forward(ctx: Any, input: Tensor, call: Call) -> Any:
+        target, weight, sample_weight, o, dtype, inplace = call
+        ctx.how = o, dtype, inplace
         waits = _gradient_waits(input, o, inplace)
         if inplace:
             input = input.detach()
@@ -51,24 +52,24 @@ class _Fused(torch.autograd.Function):
         return (loss, *aux)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
         if upstream is None:  # somebody asks for the gradient of an aux
-            return None, *_NOTHING
+            return None, None
         if torch.is_grad_enabled():  # create_graph: the gradient is to be differentiated itself
-            return _differentiable(ctx, upstream), *_NOTHING
+            return _differentiable(ctx, upstream), None
         # The gradient is given away: it may become `logits.grad`, which anybody may write to. Who comes again, with
         # retain_graph, has it computed again.
         grad = ctx.__dict__.pop("grad", None)
         if grad is None:
-            return _gradient(ctx, upstream), *_NOTHING
+            return _gradient(ctx, upstream), None
         if not grad.is_cpu:
             with on_stream_of(grad):
                 dispatch.gpu().scale(grad, upstream)
         elif (factor := upstream.item()) != 1.0:
             if grad.dtype is torch.float16:  # a loss scale keeps it from underflow, but not after it was rounded
-                return _gradient(ctx, upstream, grad), *_NOTHING
+                return _gradient(ctx, upstream, grad), None
             grad.mul_(factor)
-        return grad, *_NOTHING
+        return grad, None
 
 
 # `_Fused.apply` without the steps that it takes for functorch, which is not active where this is called: 2 µs of 6.
@@ -89,7 +90,7 @@ def _gradient_waits(input: Tensor, o: Options, inplace: bool) -> bool:
 
 def _gradient(ctx: Any, upstream: Tensor, grad_out: Tensor | None = None) -> Tensor:
     """Compute the gradient in the backward pass."""
-    o, _, inplace = ctx.call
+    o, _, inplace = ctx.how
     if inplace:
         input = grad_out = ctx.__dict__.pop("logits", None)
         if input is None:
@@ -106,7 +107,7 @@ def _gradient(ctx: Any, upstream: Tensor, grad_out: Tensor | None = None) -> Ten
 
 def _differentiable(ctx: Any, upstream: Tensor) -> Tensor:
     """Give the gradient as a function of the logits and the upstream gradient, by PyTorch's own operations."""
-    o, dtype, inplace = ctx.call
+    o, dtype, inplace = ctx.how
     if inplace:
         raise RuntimeError("with inplace=True, the gradient cannot be differentiated: its logits are gone")
     input, target, weight, sample_weight = ctx.saved_tensors

@@ -121,7 +121,7 @@ def cross_entropy(
         return output(loss if loss.dtype is dtype else loss.to(dtype), found, options)
     if inplace:
         check_alone(input)
-    result = fused.apply(input, target, weight, sample_weight, options, dtype, inplace)
+    result = fused.apply(input, (target, weight, sample_weight, options, dtype, inplace))
     if inplace:
         spend(input)
     return output(result[0], result[1:], options) if options.aux else result

@@ -107,6 +107,7 @@ def type_of_loss(
         return None
     if o is not PLAIN and not (
         type(o.ignore_index) is int
+        and -(2**63) <= o.ignore_index < 2**63
         and type(o.label_smoothing) in (float, int)
         and 0 <= o.label_smoothing <= 1
         and o.reduction in ("mean", "sum", "none")
