@@ -55,8 +55,9 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
         if upstream is None:  # somebody asks for the gradient of an aux
             return None, None
-        if torch.is_grad_enabled():  # create_graph: the gradient is to be differentiated itself
-            return _differentiable(ctx, upstream), None
+        # create_graph: the gradient is to be differentiated itself; is_grads_batched: it has many upstream gradients
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(upstream):
+            return _by_composed(ctx, upstream), None
         # The gradient is given away: it may become `logits.grad`, which anybody may write to. Who comes again, with
         # retain_graph, has it computed again.
         grad = ctx.__dict__.pop("grad", None)
@@ -105,7 +106,7 @@ def _gradient(ctx: Any, upstream: Tensor, grad_out: Tensor | None = None) -> Ten
     return grad
 
 
-def _differentiable(ctx: Any, upstream: Tensor) -> Tensor:
+def _by_composed(ctx: Any, upstream: Tensor) -> Tensor:
     """Give the gradient as a function of the logits and the upstream gradient, by PyTorch's own operations."""
     o, dtype, inplace = ctx.how
     if inplace:
