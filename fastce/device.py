@@ -178,6 +178,15 @@ def _cross_entropy(
     )
 
 
+def scale(grad: Any, factor: Any) -> None:
+    """Multiply a C-contiguous gradient, in place, by the number in another array; it is not waited for."""
+    array = _as_cupy(grad)
+    with array.device:
+        number = _vector("factor", _array("factor", factor, array), (), arithmetic_of("grad", array.dtype))
+        if array.size:
+            kernels.scale(array, number)
+
+
 def nll_loss(log_probs: Any, targets: Any, out: Any, /, **options: Any) -> Any:
     """Compute what `api.nll_loss` gives."""
     o = Options(**options)

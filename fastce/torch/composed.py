@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import _reduction
 from torch.nn import functional as F
 
-from .options import ARITHMETIC, Options, output
+from .options import ARITHMETIC, PLAIN, Options, output
 
 _REDUCTIONS = ("none", "mean", "sum")  # as PyTorch numbers them
 
 
 def composed(input: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, o: Options) -> Any:
     """Give what `cross_entropy` gives."""
-    if sample_weight is None and o[3:] == Options()[3:]:  # PyTorch has it
+    if (sample_weight is None and o[3:] == PLAIN[3:]) or input.dtype not in ARITHMETIC:  # PyTorch has it, or an error
         return F.cross_entropy(
             input,
             target,
@@ -30,7 +30,7 @@ def composed(input: Tensor, target: Tensor, weight: Tensor | None, sample_weight
         )
     axis = min(1, input.dim() - 1)
     has_classes = not target.is_floating_point()
-    arithmetic = torch.promote_types(ARITHMETIC.get(input.dtype, input.dtype), torch.float32)
+    arithmetic = ARITHMETIC[input.dtype]
     z = input.to(arithmetic) * o.logit_scale
     if o.softcap is not None:
         z = o.softcap * torch.tanh(z / o.softcap)
@@ -41,9 +41,7 @@ def composed(input: Tensor, target: Tensor, weight: Tensor | None, sample_weight
         z, target, w, ignore_index=o.ignore_index, reduction="none", label_smoothing=o.label_smoothing
     )
     valid = target != o.ignore_index if has_classes else torch.ones_like(ce, dtype=torch.bool)
-    s = torch.ones_like(ce) if sample_weight is None else sample_weight.to(arithmetic)
-    if s.shape != ce.shape:
-        raise ValueError(f"sample_weight must have shape {tuple(ce.shape)}, not {tuple(s.shape)}")
+    s = torch.ones_like(ce) if sample_weight is None else _checked(sample_weight, ce).to(arithmetic)
     s = s.masked_fill(~valid, 0)
     ce = s * ce
     zl = s * (o.z_loss * z.logsumexp(axis) ** 2).masked_fill(~valid, 0) if o.z_loss else torch.zeros_like(ce)
@@ -52,6 +50,17 @@ def composed(input: Tensor, target: Tensor, weight: Tensor | None, sample_weight
         aux = tuple(_AUX[name](z, target, axis).masked_fill(~valid, _IGNORED.get(name, 0)) for name in o.aux)
     mixed = torch.is_autocast_enabled(input.device.type)
     return output(loss if mixed else loss.to(input.dtype), aux, o)
+
+
+def _checked(sample_weight: Any, ce: Tensor) -> Tensor:
+    if not isinstance(sample_weight, Tensor) or sample_weight.is_complex():
+        found = sample_weight.dtype if isinstance(sample_weight, Tensor) else type(sample_weight).__name__
+        raise TypeError(f"sample_weight must be a tensor of floats, integers or bool, not {found}")
+    if sample_weight.device != ce.device:
+        raise RuntimeError(f"sample_weight is on {sample_weight.device}, but the logits are on {ce.device}")
+    if sample_weight.shape != ce.shape:
+        raise ValueError(f"sample_weight must have shape {tuple(ce.shape)}, not {tuple(sample_weight.shape)}")
+    return sample_weight
 
 
 def _reduced(

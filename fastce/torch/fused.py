@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import dispatch
 from .composed import composed
 from .options import Options
-from .solve import on_stream_of, solve
+from .solve import scale_on_gpu, solve
 
 
 class Call(NamedTuple):
@@ -64,8 +63,7 @@ class _Fused(torch.autograd.Function):
         if grad is None:
             return _gradient(ctx, upstream), None
         if not grad.is_cpu:
-            with on_stream_of(grad):
-                dispatch.gpu().scale(grad, upstream)
+            scale_on_gpu(grad, upstream)
         elif (factor := upstream.item()) != 1.0:
             if grad.dtype is torch.float16:  # a loss scale keeps it from underflow, but not after it was rounded
                 return _gradient(ctx, upstream, grad), None

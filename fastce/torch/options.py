@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +74,8 @@ ARITHMETIC = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
 }
+_MIXED = frozenset(dtype for dtype in ARITHMETIC if dtype is not torch.float64)  # what autocast makes float32 of
+_REAL = frozenset(ARITHMETIC) | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 _PLAIN_TENSORS = frozenset({Tensor, torch.nn.Parameter})
 
 
@@ -84,7 +86,7 @@ def type_of_loss(
 
     In the order of what is cheap: a small call is mostly Python.
     """
-    if type(input) not in _PLAIN_TENSORS or type(target) not in _PLAIN_TENSORS:
+    if not (_is_plain(input) and _is_plain(target)):
         return None
     dtype, shape = input.dtype, input.shape
     ndim = len(shape)
@@ -94,16 +96,17 @@ def type_of_loss(
     if not on_cpu and not input.is_cuda:
         return None
     mixed = torch.is_autocast_enabled("cpu" if on_cpu else "cuda") and dtype is not torch.float64
+    types = _MIXED if mixed else (dtype,)
     if target.is_floating_point():
-        if target.shape != shape or o.ignore_index >= 0 or not _goes_with(input, target, mixed):
+        if target.shape != shape or o.ignore_index >= 0 or not _goes_with(input, target, types):
             return None
     else:
         rows = shape[:1] + shape[2:] if ndim > 1 else ()
         if target.dtype not in (torch.int64, torch.uint8) or target.shape != rows or target.device != input.device:
             return None
-    if weight is not None and (weight.shape != shape[:2][-1:] or not _goes_with(input, weight, mixed)):
+    if weight is not None and not (_goes_with(input, weight, types) and weight.shape == shape[:2][-1:]):
         return None
-    if sample_weight is not None and not _goes_with(input, sample_weight, True):
+    if sample_weight is not None and not _goes_with(input, sample_weight, _REAL):
         return None
     if o is not PLAIN and not (
         type(o.ignore_index) is int
@@ -118,11 +121,16 @@ def type_of_loss(
     return torch.float32 if mixed else dtype
 
 
-def _goes_with(input: Tensor, other: Tensor, mixed: bool) -> bool:
-    """Whether another float tensor is one that the kernels take beside the logits, and needs no gradient."""
+def _is_plain(tensor: Any) -> bool:
+    """Whether this is a tensor of no subclass, unless a compiler traces with its own."""
+    return type(tensor) in _PLAIN_TENSORS or (torch.compiler.is_compiling() and isinstance(tensor, Tensor))
+
+
+def _goes_with(input: Tensor, other: Tensor, types: Collection[torch.dtype]) -> bool:
+    """Whether another tensor is one that the kernels take beside the logits, and needs no gradient."""
     return (
-        type(other) in _PLAIN_TENSORS
-        and (other.dtype is input.dtype or (mixed and other.dtype in ARITHMETIC and other.dtype is not torch.float64))
+        _is_plain(other)
+        and other.dtype in types
         and other.device == input.device
         and other.layout is torch.strided
         and not (other.requires_grad and torch.is_grad_enabled())

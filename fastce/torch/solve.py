@@ -128,6 +128,15 @@ def _solve_on_gpu(
         return Solved(loss, grad_out, tuple(torch.from_dlpack(found.aux[name]) for name in aux))
 
 
+def scale_on_gpu(grad: Tensor, factor: Tensor) -> None:
+    """Multiply a gradient, in place, by a number on the GPU, and not at all where that is 1; nothing waits for it."""
+    if grad.is_contiguous():
+        with on_stream_of(grad):
+            dispatch.gpu().scale(grad, factor.detach())
+    else:
+        grad.mul_(factor)
+
+
 def on_stream_of(input: Tensor) -> Any:
     """Make PyTorch's current stream, on the device of a tensor, that of CuPy."""
     import cupy

@@ -6,11 +6,12 @@ from typing import Any
 
 from ..task import Task
 from .call import LOG_SOFTMAX, SOFTMAX
+from .scale import scale
 from .sums import NO_BAD_ROW
 from .tasks import cross_entropy
 from .totals import add, nll_loss, weigh
 
-__all__ = ["NO_BAD_ROW", "add", "cross_entropy", "log_softmax", "logsumexp", "nll_loss", "softmax", "weigh"]
+__all__ = ["NO_BAD_ROW", "add", "cross_entropy", "log_softmax", "logsumexp", "nll_loss", "scale", "softmax", "weigh"]
 
 
 def logsumexp(logits: Any, out: Any) -> None:

@@ -23,7 +23,7 @@ from .ptx import Memory, launch
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))  # of devices 0, 1, ...
 MULTIPROCESSORS = 4  # few, so that rows are split over the grid where they are few, too
-OF_CUPY = ("fastce.device", *(f"fastce.kernels.gpu.{name}" for name in ("run", "tasks", "totals", "backend")))
+OF_CUPY = ("fastce.device", *(f"fastce.kernels.gpu.{name}" for name in ("run", "scale", "tasks", "totals", "backend")))
 
 
 @dataclass
