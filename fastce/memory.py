@@ -70,7 +70,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], n_bytes: int, spare: li
             spare.clear()  # (before the new memory is there)
         try:
             mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            mapping.madvise(mmap.MADV_HUGEPAGE)
+            mapping.madvise(mmap.MADV_HUGEPAGE, 0, n_bytes // _PAGE * _PAGE)  # (the rest of the last is not written)
         except OSError:
             return np.empty(shape, dtype)
     array: Array = np.asarray(_Memory(mapping, spare, pieces))[:n_bytes].view(dtype).reshape(shape)

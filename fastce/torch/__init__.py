@@ -8,7 +8,10 @@ among it, is left to PyTorch's own operations (`composed.py`): types that it pro
 derivatives, forward mode, `vmap`. Where PyTorch traces, it sees one operator (`operator.py`).
 """
 
+from . import pools
 from .loss import CrossEntropyLoss, cross_entropy
 from .options import CrossEntropyOutput
+
+pools.let_idle_threads_sleep()
 
 __all__ = ["CrossEntropyLoss", "CrossEntropyOutput", "cross_entropy"]
