@@ -49,7 +49,7 @@ def contenders(n_rows: int, n_classes: int, dtype: torch.dtype) -> dict[str, Cal
     x, y = torch.randn(n_rows, n_classes).to(dtype).requires_grad_(), torch.randint(n_classes, (n_rows,))
     compiled: Loss = torch.compile(torch.nn.functional.cross_entropy, dynamic=False)
     losses = {name: loss for name, loss in LOSSES.items() if name != "in place"} | {COMPILED: compiled}
-    calls = {name: partial(step, loss, x, y) for name, loss in losses.items()}
+    calls: dict[str, Callable[[], Tensor]] = {name: partial(step, loss, x, y) for name, loss in losses.items()}
     wanted = calls["PyTorch"]().float()
     for name, call in calls.items():
         torch.testing.assert_close(call().float(), wanted, rtol=0.02, atol=float(wanted.abs().max()) * 0.02, msg=name)
@@ -82,7 +82,8 @@ def peak(name: str, shape: str, dtype: str) -> float:
     command = [sys.executable, "-m", "fastce.bench.adapters_torch", "--dtype", dtype, "--shape", shape]
     done = subprocess.run([*command, "--memory-of", name], capture_output=True, text=True, check=True)
     n_rows, n_classes = _numbers(shape)
-    return int(done.stdout.split()[-1]) / (n_rows * n_classes * getattr(torch, dtype).itemsize)
+    itemsize: int = getattr(torch, dtype).itemsize
+    return int(done.stdout.split()[-1]) / (n_rows * n_classes * itemsize)
 
 
 def _numbers(shape: str) -> tuple[int, int]:
@@ -101,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.memory_of:
         print(growth(options.memory_of, *_numbers(options.shape[0]), dtype))
         return
-    print(f"Loss and backward, {options.dtype}, {torch.get_num_threads()} threads: microseconds, and how many times ours")
+    print(
+        f"Loss and backward, {options.dtype}, {torch.get_num_threads()} threads: microseconds, and how many times ours"
+    )
     names = " ".join(f"{name:>12}" for name in ("fastce", "PyTorch", COMPILED))
     print(f"{'rows x classes':>16} {names} {'/ PyTorch':>10} {'/ compiled':>12}")
     for shape in options.shape:

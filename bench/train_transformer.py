@@ -1,4 +1,4 @@
-"""A small transformer trained with PyTorch on the English of `pydoc_data.topics`, with PyTorch's loss and with fastce's.
+"""A small transformer in PyTorch, on the English of `pydoc_data.topics`, with PyTorch's loss and with fastce's.
 
 The vocabulary is of byte pairs, found in the text itself. Three models start from the same numbers and see the same
 batches; they take their steps in turn, so that a slow moment of the machine meets all. Peak memory is that of a few
@@ -159,7 +159,7 @@ def growth(name: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train with each loss; print losses, times and memory; raise AssertionError if the losses differ or do not fall."""
+    """Train with each loss; print losses, times, memory; raise AssertionError if the losses differ or do not fall."""
     parser = argparse.ArgumentParser(prog="python -m fastce.bench.train_transformer", description=main.__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--memory-of", choices=LOSSES, help=argparse.SUPPRESS)
@@ -178,14 +178,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run in runs.values():
             run.step(x, y)
         if i % EVERY == 0 or i == options.steps - 1:
-            print(f"  step {i:4}: " + ", ".join(f"{name} {run.losses[-1]:.6f}" for name, run in runs.items()), flush=True)
+            print(
+                f"  step {i:4}: " + ", ".join(f"{name} {run.losses[-1]:.6f}" for name, run in runs.items()), flush=True
+            )
     theirs = runs["PyTorch"]
     for name, run in runs.items():
         difference = max(abs(a / b - 1) for a, b in zip(run.losses, theirs.losses, strict=True))
         grows = f"{peak(name) / 1e6:.0f} MB at the peak" if memory.available() else "peak memory: only Linux tells it"
         print(
-            f"{name:<16} a step {statistics.median(run.seconds[1:]) * 1e3:.1f} ms, {grows}; losses differ from PyTorch's "
-            f"by {difference:.1e} at most"
+            f"{name:<16} a step {statistics.median(run.seconds[1:]) * 1e3:.1f} ms, {grows}; "
+            f"losses differ from PyTorch's by {difference:.1e} at most"
         )
         if difference > TOLERANCE:
             raise AssertionError(f"the losses of {name} are not PyTorch's")

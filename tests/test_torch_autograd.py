@@ -1,17 +1,18 @@
-"""The loss for PyTorch in autograd's graph: upstream gradients, second derivatives, checkpoints, transforms, in place."""
+"""The loss for PyTorch in autograd's graph: upstream gradients, second derivatives, checkpoints, in place."""
 
 import gc
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastce.torch import cross_entropy
-from fastce.torch import fused, loss as loss_module
+from fastce.torch import cross_entropy, fused
+from fastce.torch import loss as loss_module
 
 # (what PyTorch does when it first differentiates forward)
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
@@ -118,7 +119,9 @@ def test_a_loss_scale_keeps_float16_from_underflow():
             loss = cross_entropy(given, y, inplace=inplace)
         assert loss.dtype is torch.float32
         (65536 * loss).backward()
-        torch.testing.assert_close(given.grad.double(), wanted, rtol=2.0**-11, atol=2.0**-25 + 1e-6 * wanted.abs().max())
+        torch.testing.assert_close(
+            given.grad.double(), wanted, rtol=2.0**-11, atol=2.0**-25 + 1e-6 * wanted.abs().max()
+        )
 
 
 # Upstream -------------------------------------------------------------------------------------------------------------
@@ -171,7 +174,9 @@ def test_several_losses_of_the_same_logits():
     h, y = leaf(N, C), classes(N)
     x = 2 * h
     w = torch.rand(C, dtype=torch.float64)
-    total = cross_entropy(x, y) + 3 * cross_entropy(x, y, w, reduction="sum") + cross_entropy(x, y, reduction="none").max()
+    total = (
+        cross_entropy(x, y) + 3 * cross_entropy(x, y, w, reduction="sum") + cross_entropy(x, y, reduction="none").max()
+    )
     wanted = F.cross_entropy(x, y) + 3 * F.cross_entropy(x, y, w, reduction="sum")
     wanted = wanted + F.cross_entropy(x, y, reduction="none").max()
     torch.testing.assert_close(*(torch.autograd.grad(t, h, retain_graph=True)[0] for t in (total, wanted)))
@@ -243,7 +248,9 @@ def test_gradcheck(reduction, setting, kind):
     def function(x):
         return cross_entropy(x, y, **setting)
 
-    assert gradcheck(function, leaf(N, C), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradcheck(
+        function, leaf(N, C), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
+    )
     assert gradgradcheck(function, leaf(N, C), check_fwd_over_rev=True, check_rev_over_rev=True)
 
 

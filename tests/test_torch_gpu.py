@@ -10,7 +10,9 @@ import types
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch
 
 import fastce
 from fastce import dispatch
@@ -28,9 +30,7 @@ def gpu(monkeypatch):
         yield
         seen.streams.append(None)
 
-    def cross_entropy(
-        logits, targets, lse, with_loss, with_grad, grad_output, grad_out, aux, out, **options
-    ):
+    def cross_entropy(logits, targets, lse, with_loss, with_grad, grad_output, grad_out, aux, out, **options):
         assert seen.streams[-1] is not None
         assert lse is None
         assert with_loss
@@ -44,7 +44,9 @@ def gpu(monkeypatch):
         out.copy_(torch.as_tensor(result.loss))
         if with_grad:
             grad_out.copy_(torch.from_numpy(result.grad))
-        return types.SimpleNamespace(loss=out, grad=grad_out, aux={name: np.asarray(getattr(result, name)) for name in aux})
+        return types.SimpleNamespace(
+            loss=out, grad=grad_out, aux={name: np.asarray(getattr(result, name)) for name in aux}
+        )
 
     def scale(grad, factor):
         assert seen.streams[-1] is not None
@@ -54,6 +56,7 @@ def gpu(monkeypatch):
 
     path = types.SimpleNamespace(cross_entropy=cross_entropy, scale=scale)
     cupy = types.ModuleType("cupy")
+    cupy.ndarray = type("ndarray", (), {})
     cupy.cuda = types.SimpleNamespace(ExternalStream=external_stream)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(dispatch, "gpu", lambda: path)

@@ -6,9 +6,10 @@ import itertools
 import pytest
 from conftest import ROUNDING
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("expecttest", reason="expecttest, which PyTorch's own test cases need, is not installed")
 
+import torch
 from torch.nn import functional as F
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
@@ -107,7 +108,10 @@ def test_cases_of_moduleinfo(dtype, requires_grad):
     assert len(cases) == 3 * (5 * 4 + 3 * 5)
     for case in cases:
         given = case.constructor_input
-        ours, theirs = CrossEntropyLoss(*given.args, **given.kwargs), torch.nn.CrossEntropyLoss(*given.args, **given.kwargs)
+        ours, theirs = (
+            CrossEntropyLoss(*given.args, **given.kwargs),
+            torch.nn.CrossEntropyLoss(*given.args, **given.kwargs),
+        )
         check_module(ours, theirs, case)
         input, target = case.forward_input.args
         if target.requires_grad:

@@ -9,7 +9,9 @@ import numba
 import pytest
 from conftest import run_python
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch
 
 import fastce.torch
 from fastce.bench import memory

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from conftest import FLOAT_TYPES, assert_grad, assert_loss, float_type, oracle
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch
 
 import fastce
 from fastce.problem import AUX
@@ -75,7 +77,9 @@ def test_options_and_aux(rng, shape, dtype, kind, by):
         check(result, x, expected, logits, options, axis, by)
 
 
-def by_operations(x, y, aux, reduction, weight=None, sample_weight=None, ignore_index=-100, label_smoothing=0.0, **extras):
+def by_operations(
+    x, y, aux, reduction, weight=None, sample_weight=None, ignore_index=-100, label_smoothing=0.0, **extras
+):
     o = PLAIN._replace(ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
     extras = {"z_loss": 0.0, "softcap": None, "logit_scale": 1.0, "normalizer": None, **extras}
     return composed(x, y, weight, sample_weight, with_extras(o, y, **extras, aux=aux))
@@ -132,7 +136,14 @@ def test_aux_has_no_gradient():
 def test_the_module_hands_everything_on():
     x, y = torch.randn(5, 4), torch.arange(5) % 4
     w, s = torch.rand(4), torch.rand(5)
-    options = {"z_loss": 0.1, "softcap": 5.0, "logit_scale": 2.0, "sample_weight": s, "normalizer": 3.0, "aux": ("lse",)}
+    options = {
+        "z_loss": 0.1,
+        "softcap": 5.0,
+        "logit_scale": 2.0,
+        "sample_weight": s,
+        "normalizer": 3.0,
+        "aux": ("lse",),
+    }
     criterion = CrossEntropyLoss(w, ignore_index=2, label_smoothing=0.1, inplace=True, **options)
     wanted = cross_entropy(x, y, w, ignore_index=2, label_smoothing=0.1, **options)
     found = criterion(x, y)

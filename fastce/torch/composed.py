@@ -37,9 +37,7 @@ def composed(input: Tensor, target: Tensor, weight: Tensor | None, sample_weight
     if not has_classes:
         target = target.to(arithmetic)
     w = None if weight is None else weight.to(arithmetic)
-    ce = F.cross_entropy(
-        z, target, w, ignore_index=o.ignore_index, reduction="none", label_smoothing=o.label_smoothing
-    )
+    ce = F.cross_entropy(z, target, w, ignore_index=o.ignore_index, reduction="none", label_smoothing=o.label_smoothing)
     valid = target != o.ignore_index if has_classes else torch.ones_like(ce, dtype=torch.bool)
     s = torch.ones_like(ce) if sample_weight is None else _checked(sample_weight, ce).to(arithmetic)
     s = s.masked_fill(~valid, 0)

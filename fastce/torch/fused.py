@@ -72,7 +72,7 @@ class _Fused(torch.autograd.Function):
 
 
 # `_Fused.apply` without the steps that it takes for functorch, which is not active where this is called: 2 µs of 6.
-apply: Any = super(torch.autograd.Function, _Fused).apply  # type: ignore[misc]
+apply: Any = super(torch.autograd.Function, _Fused).apply
 
 
 def _gradient_waits(input: Tensor, o: Options, inplace: bool) -> bool:

@@ -78,8 +78,8 @@ def cross_entropy(
 
     Notes
     -----
-    With a scalar loss, the gradient is found in the forward pass and waits for the backward pass, which multiplies it by
-    the upstream gradient if that is not 1.
+    With a scalar loss, the gradient is found in the forward pass. The backward pass multiplies it by the upstream
+    gradient, if that is not 1.
 
     Three cases in which PyTorch makes NaN of numbers are not followed: rows that are ignored have a gradient of 0 also
     if they hold NaN, a class of probability 0 adds 0 also if its logit is -inf, and the gradient of a mean over class
@@ -146,6 +146,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     >>> print(round(criterion(torch.eye(3), torch.arange(3)).item(), 4))
     0.6181
     """
+
+    sample_weight: Tensor | None
 
     def __init__(
         self,

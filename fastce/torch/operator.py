@@ -29,9 +29,7 @@ def _cross_entropy(
     normalizer: float | None, aux: str, with_grad: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """Loss, gradient for an upstream gradient of 1, empty if not wanted, and aux, whose names are given in one."""
-    o = Options(
-        ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale, normalizer, tuple(aux.split())
-    )
+    o = Options(ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale, normalizer, tuple(aux.split()))
     grad = _like(input, with_grad)
     solved = solve(
         input, target, weight, sample_weight, o, with_grad=with_grad, grad_out=grad if with_grad else None, aux=o.aux
@@ -89,8 +87,10 @@ def by_operator(
     with_grad: bool,
 ) -> Any:
     """Give what `cross_entropy` gives."""
-    if input.dtype in (torch.float16, torch.bfloat16) and with_grad and (
-        input.dtype is torch.float16 or o.reduction == "none"
+    if (
+        input.dtype in (torch.float16, torch.bfloat16)
+        and with_grad
+        and (input.dtype is torch.float16 or o.reduction == "none")
     ):
         input = input.float()  # the gradient is scaled later: to be rounded after that, not before
     loss, _, aux = _cross_entropy(

@@ -8,6 +8,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 from .. import dispatch
@@ -98,12 +99,12 @@ def _solve_on_cpu(
     by_row: Any = None  # the upstream gradient
     if upstream is not None:
         by_row = upstream.item() if upstream.dim() == 0 else array_of(upstream)
-    task, kernels, rows, losses, grad, *how = cross_entropy_problem(
+    task, kernels, rows, losses, grad, reduction, divisor, empty = cross_entropy_problem(
         array_of(input), array_of(target), None, True, with_grad, by_row, array_of(grad_out), aux, None,
         **_options(input, weight, sample_weight, o),
     )  # fmt: skip
     kernels.cross_entropy(task)
-    loss = reduce_rows(kernels, losses, *how)
+    loss = reduce_rows(kernels, losses, reduction, divisor, empty)
     if o.reduction == "none":
         loss = loss.reshape(rows)
     if with_grad:
@@ -125,7 +126,7 @@ def _solve_on_gpu(
             input.detach(), target, None, True, with_grad, None if upstream is None else upstream.detach(), grad_out,
             aux, loss, **_options(input, weight, sample_weight, o),
         )  # fmt: skip
-        return Solved(loss, grad_out, tuple(torch.from_dlpack(found.aux[name]) for name in aux))
+        return Solved(loss, grad_out, tuple(torch.utils.dlpack.from_dlpack(found.aux[name]) for name in aux))
 
 
 def scale_on_gpu(grad: Tensor, factor: Tensor) -> None:

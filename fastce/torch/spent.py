@@ -1,4 +1,4 @@
-"""Logits whose memory their gradient takes (`inplace=True`): who uses them after that gets an error, not the gradient."""
+"""Logits whose memory their gradient takes (`inplace=True`): who uses them later gets an error, not the gradient."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Spent(Tensor):
             return func(*args, **(kwargs or {}))
 
 
+_TOLD = ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "grad", "grad_fn", "is_cpu", "is_cuda")
 _HARMLESS = {
-    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf")),
-    *(getattr(Tensor, name).__get__ for name in ("grad", "grad_fn", "is_cpu", "is_cuda")),
-    Tensor.grad.__set__,  # type: ignore[attr-defined]
+    *(getattr(Tensor, name).__get__ for name in _TOLD),
+    getattr(Tensor, "grad").__set__,  # noqa: B009 (which is no tensor here)
     Tensor.size,
     Tensor.dim,
     Tensor.numel,
@@ -43,12 +43,13 @@ def check_alone(logits: Tensor) -> None:
     Tensors that share memory share a storage, which counts them: the logits themselves, the tensor that they are a view
     of, and what asks.
     """
-    users = torch._C._storage_Use_Count(logits.untyped_storage()._cdata) - 1
-    if users > 1 + logits._is_view() or logits.is_neg():
+    known = 1 + logits._is_view() + 1
+    others = torch._C._storage_Use_Count(logits.untyped_storage()._cdata) - known
+    if others or logits.is_neg():
         raise RuntimeError(
-            f"inplace=True: the memory of the logits is also that of {users - 1 - logits._is_view()} other tensors, such "
-            "as a view of it, its `detach()`, or what a function has saved for its backward pass. Let go of them "
-            "first, as in `cross_entropy(model(x).view(-1, n_classes), ..., inplace=True)`, or leave out inplace"
+            f"inplace=True: the memory of the logits is also that of {others} other tensors, such as a view of it, its "
+            "`detach()`, or what a function has saved for its backward pass. Let go of them first, as in "
+            "`cross_entropy(model(x).view(-1, n_classes), ..., inplace=True)`, or leave out inplace"
         )
 
 
