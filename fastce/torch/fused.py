@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,9 @@ from .composed import composed
 from .options import Options
 from .solve import scale_on_gpu, solve
 
-
-class Call(NamedTuple):
-    """All but the logits. As one argument: the engine counts each, and 32 x 10 logits are soon done."""
-
-    target: Tensor
-    weight: Tensor | None
-    sample_weight: Tensor | None
-    options: Options
-    dtype: torch.dtype  # of the loss
-    inplace: bool
+# All but the logits: target, weight, sample weight, options, the type of the loss, and whether in place. As one
+# argument, since the engine counts each, and 32 x 10 logits are soon done.
+Call = tuple[Tensor, Tensor | None, Tensor | None, Options, torch.dtype, bool]
 
 
 class _Fused(torch.autograd.Function):
