@@ -8,9 +8,12 @@ what can be caught, as for Ctrl-C at the entry of a function, and XLA takes what
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import math
+import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
@@ -122,8 +125,9 @@ def _error(message: bytes, code: int) -> Any:
     return _ErrorArgs(_ErrorArgs.errc.offset + ctypes.sizeof(c_int), None, message, code)
 
 
-# What Python raises outside of `try` ends here: a Ctrl-C, for which Python is told to raise it again once XLA has
-# returned, or too deep a recursion, or too little memory, which is printed.
+# What XLA calls. Once Python ends, no other thread can take its lock: it would be killed, and XLA wait for it for ever.
+# What Python raises outside of `try` is an error too: a Ctrl-C, which Python is told to raise again once XLA has returned,
+# or too deep a recursion, or too little memory, which is printed.
 _NATIVE = """
 declare i32 @PyGILState_Ensure()
 declare void @PyGILState_Release(i32)
@@ -137,48 +141,86 @@ declare void @PyErr_SetInterrupt()
 declare void @PyErr_WriteUnraisable(ptr)
 
 define ptr @call(ptr %frame) {{
+  %inside = inttoptr i64 {inside} to ptr
+  %closed = inttoptr i64 {closed} to ptr
+  atomicrmw add ptr %inside, i32 1 seq_cst
+  %leaving = load atomic i32, ptr %closed seq_cst, align 4
+  %open = icmp eq i32 %leaving, 0
+  br i1 %open, label %enter, label %refuse
+enter:
+  %answer = call ptr @python(ptr %frame)
+  br label %done
+refuse:
+  %error = call ptr @failed(ptr %frame)
+  br label %done
+done:
+  %result = phi ptr [ %answer, %enter ], [ %error, %refuse ]
+  atomicrmw sub ptr %inside, i32 1 seq_cst
+  ret ptr %result
+}}
+
+define internal ptr @python(ptr %frame) {{
+  %function = inttoptr i64 {function} to ptr
   %gil = call i32 @PyGILState_Ensure()
   %address = call ptr @PyLong_FromVoidPtr(ptr %frame)
-  %function = inttoptr i64 {function} to ptr
   %answer = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %function, ptr %address, ptr null)
   call void @Py_DecRef(ptr %address)
   %raised = icmp eq ptr %answer, null
   br i1 %raised, label %exception, label %answered
-
 answered:
   %given = call ptr @PyLong_AsVoidPtr(ptr %answer)
   call void @Py_DecRef(ptr %answer)
   br label %done
-
 exception:
   %matches = call i32 @PyErr_ExceptionMatches(ptr inttoptr (i64 {interrupt} to ptr))
   %interrupted = icmp ne i32 %matches, 0
   br i1 %interrupted, label %interrupt, label %other
-
 interrupt:
   call void @PyErr_Clear()
   call void @PyErr_SetInterrupt()
-  br label %failed
-
+  br label %fail
 other:
   call void @PyErr_WriteUnraisable(ptr %function)
-  br label %failed
+  br label %fail
+fail:
+  %error = call ptr @failed(ptr %frame)
+  br label %done
+done:
+  %result = phi ptr [ %given, %answered ], [ %error, %fail ]
+  call void @PyGILState_Release(i32 %gil)
+  ret ptr %result
+}}
 
-failed:
+define internal ptr @failed(ptr %frame) {{
   %api_field = getelementptr i8, ptr %frame, i64 {api}
   %api = load ptr, ptr %api_field
   %create_field = getelementptr i8, ptr %api, i64 {create}
   %create = load ptr, ptr %create_field
   %error = call ptr %create(ptr inttoptr (i64 {error} to ptr))
-  br label %done
-
-done:
-  %result = phi ptr [ %given, %answered ], [ %error, %failed ]
-  call void @PyGILState_Release(i32 %gil)
-  ret ptr %result
+  ret ptr %error
 }}
 """
-_INTERRUPTED = _error(b"Python was interrupted, or could not call fastce", _CANCELLED)
+_FAILED = _error(b"Python was interrupted, could not call fastce, or is ending", _CANCELLED)
+_closed, _inside = (
+    ctypes.c_int32(0),
+    ctypes.c_int32(0),
+)  # whether Python ends; how many threads are in it, or wait for it
+
+
+@atexit.register
+def _close() -> None:
+    jax.effects_barrier()  # what is still to be seen of what was computed
+    _closed.value = 1
+    while _inside.value:
+        time.sleep(0.001)
+
+
+def _after_fork() -> None:
+    _inside.value = 0  # the threads of XLA's are not here
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # Registration ---------------------------------------------------------------------------------------------------------
@@ -229,7 +271,9 @@ def _compile(function: Callable[[int], int]) -> Any:
     source = _NATIVE.format(
         function=id(function),
         interrupt=id(KeyboardInterrupt),
-        error=ctypes.addressof(_INTERRUPTED),
+        error=ctypes.addressof(_FAILED),
+        inside=ctypes.addressof(_inside),
+        closed=ctypes.addressof(_closed),
         api=_CallFrame.api.offset,
         create=_Api.XLA_FFI_Error_Create.offset,
     )
