@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from . import api, problem, several, xla
+from . import api, memory, problem, several, xla
 from .kernels.task import Array
 from .problem import Options
 from .warmup import DTYPES, warmup
@@ -101,7 +101,7 @@ def cross_entropy(logits: jax.typing.ArrayLike, targets: jax.typing.ArrayLike, *
     return loss
 
 
-# While JAX traces ------------------------------------------------------------------------------------------------------
+# While JAX traces -----------------------------------------------------------------------------------------------------
 
 
 def _is_array(name: str, value: object) -> bool:
@@ -109,14 +109,12 @@ def _is_array(name: str, value: object) -> bool:
 
 
 def _array(name: str, value: Any) -> Any:
-    """Give an array of JAX, or one of NumPy of a type that JAX takes."""
-    if isinstance(value, jax.core.Tracer):
-        return value
-    if isinstance(value, jax.Array):
+    """Give an array of JAX, or what JAX traces in place of one."""
+    if not isinstance(value, jax.Array):
+        return jnp.asarray(problem._array(name, value))
+    if not isinstance(value, jax.core.Tracer):
         _check_platforms(name, {device.platform for device in value.devices()})
-        return value
-    array = problem._array(name, value)
-    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    return value
 
 
 def _check_platforms(name: str, platforms: set[str]) -> None:
@@ -128,7 +126,7 @@ def _check_platforms(name: str, platforms: set[str]) -> None:
 
 
 def _checked(logits: Any, targets: Any, arrays: dict[str, Any], constants: Any) -> _Call:
-    """Raise on mistakes in the arguments, as `fastce.cross_entropy` would: it sees arrays of the same shapes and types."""
+    """Raise on mistakes in the arguments as `fastce.cross_entropy` does, by arrays of the same shapes and types."""
     options = problem.checked(constants)
     for name in _NUMBERS:
         if name in arrays:
@@ -154,14 +152,14 @@ def _stand_in(array: Any) -> Array:
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compile(dtype: str) -> None:
     """Compile the kernels here, rather than in a thread of XLA's: it takes many seconds, and a deep stack."""
     if dtype in DTYPES:
         warmup(dtype, functions=("cross_entropy", "cross_entropy_with_grad"))
 
 
-# To XLA ----------------------------------------------------------------------------------------------------------------
+# To XLA ---------------------------------------------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -211,7 +209,7 @@ def _xla(call: _Call, logits: Any, targets: Any, arrays: tuple[Any, ...], with_g
     return compute(logits, targets, *arrays, options=call.text)
 
 
-# From XLA --------------------------------------------------------------------------------------------------------------
+# From XLA -------------------------------------------------------------------------------------------------------------
 
 
 def _compute(given: Sequence[Array], fills: Sequence[Array], text: str) -> None:
@@ -219,7 +217,10 @@ def _compute(given: Sequence[Array], fills: Sequence[Array], text: str) -> None:
     arrays = dict(zip(names, given, strict=True))
     if arrays["targets"].dtype == np.int32:  # JAX's own integers; fastce's are int64, and its short way takes no others
         arrays["targets"] = arrays["targets"].astype(np.int64)
-    several.fill(given[0].ndim - ndim, fills[0], fills[1] if len(fills) > 1 else None, arrays, options)
+    grad = fills[1] if len(fills) > 1 else None
+    if grad is not None:
+        memory.expect_writes(grad)
+    several.fill(given[0].ndim - ndim, fills[0], grad, arrays, options)
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ that size: as in a training loop.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import os
@@ -56,3 +57,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
             return np.empty(shape, dtype)
     array: Array = np.asarray(_Memory(mapping))[:n_bytes].view(dtype).reshape(shape)
     return array
+
+
+def expect_writes(array: Array) -> None:
+    """Ask the system for huge pages under an array that somebody else has just allocated, where it is large."""
+    if array.nbytes < LARGE or not hasattr(mmap, "MADV_HUGEPAGE") or not array.flags.c_contiguous:
+        return
+    start = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = array.ctypes.data + array.nbytes - start
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE)  # (advice: may fail)

@@ -72,16 +72,17 @@ def _fill_reduced(loss: Array, grad: Array | None, arrays: Arrays, options: Opti
         shape = np.delete(shape, options.get("axis", -1))
     rows = np.empty(shape, loss.dtype)
     axes = tuple(range(loss.ndim, rows.ndim))
-    options = {**options, "reduction": "none"}
     divisor = np.ones(loss.shape)
+    rows_options = {**options, "reduction": "none"}
     if _is_mean(arrays, options):
-        divisor = np.broadcast_to(_shares(arrays, options), rows.shape).sum(axis=axes)
+        divisor = np.broadcast_to(_shares(arrays, options), rows.shape).sum(axes)
         if grad is not None:
             upstream = np.divide(1.0, divisor, out=np.zeros(loss.shape), where=divisor != 0)
-            options["grad_output"] = np.broadcast_to(np.expand_dims(upstream, axes), rows.shape)
-    _fill(rows, grad, arrays, options)
+            rows_options["grad_output"] = np.broadcast_to(np.expand_dims(upstream, axes), rows.shape)
+    _fill(rows, grad, arrays, rows_options)
     with np.errstate(all="ignore"):
-        loss[...] = np.where(divisor == 0, EMPTY[options.get("empty", "nan")], rows.sum(axes, np.float64) / divisor)
+        means = rows.sum(axes, np.float64) / divisor
+        loss[...] = np.where(divisor == 0, EMPTY[options.get("empty", "nan")], means)
 
 
 def _shares(arrays: Arrays, options: Options) -> Array:

@@ -126,8 +126,8 @@ def _error(message: bytes, code: int) -> Any:
 
 
 # What XLA calls. Once Python ends, no other thread can take its lock: it would be killed, and XLA wait for it for ever.
-# What Python raises outside of `try` is an error too: a Ctrl-C, which Python is told to raise again once XLA has returned,
-# or too deep a recursion, or too little memory, which is printed.
+# What Python raises outside of `try` is an error too: a Ctrl-C, which Python is told to raise again once XLA has
+# returned, or too deep a recursion, or too little memory, which is printed.
 _NATIVE = """
 declare i32 @PyGILState_Ensure()
 declare void @PyGILState_Release(i32)
@@ -177,16 +177,15 @@ exception:
   br i1 %interrupted, label %interrupt, label %other
 interrupt:
   call void @PyErr_Clear()
+  %cancelled = call ptr @failed(ptr %frame)
   call void @PyErr_SetInterrupt()
-  br label %fail
+  br label %done
 other:
   call void @PyErr_WriteUnraisable(ptr %function)
-  br label %fail
-fail:
   %error = call ptr @failed(ptr %frame)
   br label %done
 done:
-  %result = phi ptr [ %given, %answered ], [ %error, %fail ]
+  %result = phi ptr [ %given, %answered ], [ %cancelled, %interrupt ], [ %error, %other ]
   call void @PyGILState_Release(i32 %gil)
   ret ptr %result
 }}
