@@ -73,10 +73,14 @@ def cross_entropy(logits: jax.typing.ArrayLike, targets: jax.typing.ArrayLike, *
         A gradient with respect to another argument than the logits, or a second derivative.
     jax.errors.JaxRuntimeError
         A target is neither a class nor `ignore_index`, or a traced number is out of its range; the message is that of
-        `fastce.cross_entropy`. JAX computes later than it is called, and may raise only where the result is used.
+        `fastce.cross_entropy`. JAX may raise it only where the result is used, and ValueError in its place from a
+        compiled function that has been called before.
 
     Notes
     -----
+    Under `jax.shard_map`, a gradient needs `check_vma=False`, as for every foreign function. Under `jax.jit`, logits
+    that are divided among devices are gathered on each.
+
     Arrays of NumPy become arrays of JAX by its own rules: without `jax_enable_x64`, those of 64 bits become such of 32.
     The gradient has the type of the logits. It is rounded to it before it is multiplied by an upstream gradient other
     than 1, but for that of float16 logits, which is kept in float32: a scaled loss loses nothing.
