@@ -8,6 +8,7 @@ that size: as in a training loop.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import os
@@ -87,3 +88,12 @@ def _taken(spare: list[mmap.mmap], size: int) -> mmap.mmap | None:
                 continue
             return mapping
     return None
+
+
+def expect_writes(array: Array) -> None:
+    """Ask the system for huge pages under an array that somebody else has just allocated, where it is large."""
+    if array.nbytes < LARGE or not hasattr(mmap, "MADV_HUGEPAGE") or not array.flags.c_contiguous:
+        return
+    start = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = array.ctypes.data + array.nbytes - start
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE)  # (advice: may fail)
