@@ -165,6 +165,7 @@ ERRORS = {
     "scale infinite": ({"logit_scale": float("inf")}, ValueError, "logit_scale must be finite"),
     "normalizer below 0": ({"normalizer": -1.0}, ValueError, "normalizer must be greater than 0"),
     "unknown aux": ({"aux": ("max",)}, ValueError, "each name in aux must be one of"),
+    "Hessian": ({"aux": ("hess",)}, ValueError, "aux 'hess' is not to be had here"),
     "aux as text": ({"aux": "lse"}, TypeError, "aux must be a tuple"),
     "sample weights of another shape": ({"sample_weight": torch.ones(3)}, ValueError, "sample_weight must have shape"),
     "sample weights as a list": ({"sample_weight": [1.0] * 4}, TypeError, "sample_weight must be a tensor"),

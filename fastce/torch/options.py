@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..problem import AUX, check_aux, checked
+from ..problem import AUX, HESS, check_aux, checked
 
 
 class CrossEntropyOutput(NamedTuple):
@@ -59,6 +59,8 @@ def with_extras(
 ) -> Options:
     """Add what PyTorch does not have, checked as in `fastce.cross_entropy`."""
     extras: Any = {"z_loss": z_loss, "softcap": softcap, "logit_scale": logit_scale, "normalizer": normalizer}
+    if HESS in aux:  # (which comes with a gradient, and is of no use to autograd)
+        raise ValueError(f"aux {HESS!r} is not to be had here: fastce.cross_entropy_with_grad has it, of NumPy arrays")
     check_aux(aux, not target.is_floating_point())
     return options._replace(**checked(extras), aux=tuple(name for name in AUX if name in aux))
 
