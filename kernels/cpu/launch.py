@@ -58,6 +58,7 @@ class Memory(NamedTuple):
     no_gradient: Array
     no_q: Array
     no_rows: Array
+    adjacent: tuple[int, ...]  # bytes from class to class of logits, gradient, probabilities and Hessian
 
 
 @cache
@@ -74,6 +75,7 @@ def memory_of(dtype: np.dtype[Any]) -> Memory:
         np.empty((0, 0), view),
         np.empty((0, 0), arithmetic),
         np.empty(0, arithmetic),
+        (dtype.itemsize,) * 2 + (np.dtype(arithmetic).itemsize,) * 2,
     )
 
 
@@ -93,14 +95,18 @@ def run(task: Task, kind: int = GRADIENTS) -> None:
     x, grad, q, hess = task.logits, task.grad, task.probabilities, task.hess
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
     narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1])
-    fits = _aligned if narrow else _adjacent
-    if (
-        fits(x)
-        and (grad is None or fits(grad))
-        and (hess is None or fits(hess))
-        and (q is None or (fits(q) and q.dtype.type is memory_of(x.dtype).arithmetic))
+    memory = memory_of(x.dtype)
+    if q is not None and q.dtype.type is not memory.arithmetic:
+        _run_copied(task, kind, narrow)
+    elif (
+        _adjacent(x)
+        and (grad is None or _adjacent(grad))
+        and (hess is None or _adjacent(hess))
+        and (q is None or _adjacent(q))
     ):
-        _run(task, kind, narrow)
+        _run(task, kind, narrow, memory.adjacent)
+    elif narrow and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
+        _run(task, kind, narrow, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess)))
     else:
         _run_copied(task, kind, narrow)
 
@@ -187,19 +193,14 @@ def _adjacent(array: Array) -> bool:
     return array.flags.aligned and (array.strides[-1] == array.itemsize or array.shape[-1] == 1)
 
 
-def _aligned(array: Array) -> bool:
-    """Whether every element lies at a multiple of its size."""
-    return array.flags.aligned
-
-
-def _run(task: Task, kind: int, narrow: bool) -> None:
+def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> None:
     (
         logits, targets, q, weight, sample_weight, upstream, lse_in, ignore_index, label_smoothing, z_loss, softcap,
         logit_scale, ce_scale, zl_scale, zl_ratio, grad, loss, lse, argmax, correct, rank, target_prob, entropy,
         hess,
     ) = task  # fmt: skip
     dtype = logits.dtype
-    _, view, arithmetic, no_gradient, no_q, no_rows = memory_of(dtype)
+    _, view, arithmetic, no_gradient, no_q, no_rows, _ = memory_of(dtype)
     n_classes = logits.shape[-1]
     n_rows = logits.size // n_classes
     x_step = _step(logits)
@@ -213,7 +214,6 @@ def _run(task: Task, kind: int, narrow: bool) -> None:
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
     step, block = _shares(n_rows, n_classes, narrow)
     x = _first_row(logits, view)
-    class_steps = tuple(_class_step(logits if a is None else a) for a in (logits, grad, q, hess))
     args = (
         _work(dtype),
         step,
@@ -315,16 +315,16 @@ def _run_copied(task: Task, kind: int, narrow: bool) -> None:
     that is computed in; and back.
     """
     logits, n_classes = task.logits, task.logits.shape[-1]
-    arithmetic = memory_of(logits.dtype).arithmetic
-    first = 0
+    memory, first = memory_of(logits.dtype), 0
     for block in _row_blocks(logits.shape[:-1], max(1, _COPIED_ELEMENTS // n_classes)):
         x = np.require(logits[block], requirements=["C", "A"])
         n = x.size // n_classes
         of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
         grad = None if task.grad is None else np.empty_like(x)
-        q = None if task.probabilities is None else np.require(task.probabilities[block], arithmetic, ["C", "A"])
-        hess = None if task.hess is None else np.empty(x.shape, arithmetic)
-        _run(task._replace(logits=x, grad=grad, probabilities=q, hess=hess, **of_rows), kind, narrow)
+        q = None if task.probabilities is None else np.require(task.probabilities[block], memory.arithmetic, ["C", "A"])
+        hess = None if task.hess is None else np.empty(x.shape, memory.arithmetic)
+        block_task = task._replace(logits=x, grad=grad, probabilities=q, hess=hess, **of_rows)
+        _run(block_task, kind, narrow, memory.adjacent)
         if task.grad is not None:
             task.grad[block] = grad
         if task.hess is not None:
