@@ -5,35 +5,38 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-from .call import GRADIENTS, LOG_SOFTMAX, Call
+from .call import LOG_SOFTMAX, Call
 from .compile import inline
 from .finish import Plan
 from .maths import Maths
-from .memory import CHUNK_BYTES, Numbers
-from .rows import NO_TARGET, Row, Rows
+from .memory import CHUNK_BYTES, TILE, Numbers, chunk_in_block
+from .rows import CHUNK_BITS, Row, Rows
+from .share import Share
 from .stats import Looks
+from .together import WARP
+from .vector import not_unrolled
 
 
 @cache
-def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: bool, kept: bool) -> Any:
-    """The function that writes chunks first to last of a row: (call, row, plan, first, last, lane, width, slots).
+def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: bool, in_block: bool) -> Any:
+    """The function that writes chunks first to last of a row: (call, row, plan, first, last, share).
 
-    ``kept``: the row lies in the block's memory, with ``plain`` as powers; else it is read again.
+    ``in_block``: the row lies in the block's memory, with ``plain`` as powers; else it is read again.
     """
     number, power, one_bits = maths.number, maths.power, maths.one
     zero, one = number(0.0), number(1.0)
-    widen, zeros, store_one = numbers.widen, numbers.zeros, numbers.store_one
-    kept_powers, kept_raw = numbers.kept, numbers.kept_raw
+    widen, zeros, load_tile, store = numbers.widen, numbers.zeros, numbers.load_tile, numbers.store
+    kept, kept_tile, kept_raw = numbers.kept, numbers.kept_tile, numbers.kept_raw
     chunk_at, edge_at, put_chunk, put_edge = rows.chunk, rows.edge, rows.put_chunk, rows.put_edge
-    inside_of, spread_of, value = rows.inside, rows.spread, looks.value
-    lane_bits = numbers.lanes.bit_length() - 1
-    SLOT = CHUNK_BYTES
+    inside_of, spread_of, value, place, place_of_grad = (
+        rows.inside, rows.spread, looks.value, rows.place, rows.place_of_grad,
+    )  # fmt: skip
+    SLOT = chunk_in_block(numbers, plain)
+    BEYOND = (TILE - 1) * WARP
 
     @inline
     def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
-        """Of a chunk; ``o``: its logits, which kept plain rows do without."""
+        """Of a chunk, or in plain kernels a tile; ``o``: its logits."""
         if plain:
             return power(o - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
         v = value(call, o * call.order)
@@ -47,46 +50,50 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         return d
 
     @inline
-    def whole(call: Call, row: Row, plan: Plan, k, slot, spreads):
-        if plain and kept:
-            return kept_powers(slot, SLOT * call.tile) * plan.factor
-        return gradient(call, row, plan, k, widen(kept_raw(slot) if kept else chunk_at(row, k)), spreads)
+    def of_chunk(call: Call, row: Row, plan: Plan, share: Share, k, slot, spreads):
+        if plain and in_block:
+            return kept(slot, CHUNK_BYTES * share.apart) * plan.factor
+        if in_block:
+            raw = kept_raw(slot)
+        else:
+            raw = chunk_at(row, k) if k >= row.first_whole and k < row.whole else edge_at(call, row, k, zero)
+        return gradient(call, row, plan, k, widen(raw), spreads)
 
     @inline
-    def edge(call: Call, row: Row, plan: Plan, k, slot, spreads):
-        if plain and kept:
-            return kept_powers(slot, SLOT * call.tile) * plan.factor
-        return gradient(call, row, plan, k, widen(kept_raw(slot) if kept else edge_at(call, row, k, zero)), spreads)
-
-    @inline
-    def write(call: Call, row: Row, plan: Plan, first, last, lane, width, slots):
-        fills = row.ignored or plan.factor != plan.factor
-        filler = zeros() + (zero if row.ignored else number(np.nan))
+    def write(call: Call, row: Row, plan: Plan, first, last, share: Share):
+        fills, filler = plan.filler != one, zeros() + plan.filler
         spreads = False
         if not plain:
             spreads = call.q != 0 or call.share != zero
-        k, slot, step = first + lane, slots, SLOT * width
-        before = k < row.first_whole
+        start = first + share.first
+        k, before = start, False
+        if plain and share.apart == WARP and not fills:
+            before = start < row.first_whole
+            if before:
+                k += share.step
+            end = min(last, row.writable if in_block else min(row.whole, row.writable)) - BEYOND
+            to, stop, slot = place_of_grad(row, k), place_of_grad(row, end), share.slots + SLOT * (k - start)
+            from_ = place(row, k)
+            while to < stop:
+                if in_block:
+                    d = kept_tile(slot, CHUNK_BYTES * WARP) * plan.factor
+                else:
+                    d = gradient(call, row, plan, k, widen(load_tile(from_)), False)
+                store(to, d)
+                to, slot, from_ = to + CHUNK_BYTES * share.step, slot + SLOT * share.step, from_ + CHUNK_BYTES * share.step
+                not_unrolled()
+            k = (to - place_of_grad(row, 0)) >> CHUNK_BITS
+        upcoming, n = k + share.step, 0  # as in stats.keep
         if before:
-            k, slot = k + width, slot + step
-        end = min(last, row.writable if kept else min(row.whole, row.writable))
-        if fills:
-            while k < end:
-                put_chunk(row, k, filler)
-                k, slot = k + width, slot + step
-        else:
-            while k < end:
-                put_chunk(row, k, whole(call, row, plan, k, slot, spreads))
-                k, slot = k + width, slot + step
-        while before or k < last:  # what is not whole: the first chunk and the last
-            at, from_ = (first + lane, slots) if before else (k, slot)
-            put_edge(call, row, at, filler if fills else edge(call, row, plan, at, from_, spreads))
-            if not before:
-                k, slot = k + width, slot + step
-            before = False
-        if row.y != NO_TARGET and call.kind == GRADIENTS and not fills:
-            at = ((row.y + row.shift) >> lane_bits) - first
-            if at >= 0 and at < last - first and at & (width - 1) == lane:  # the thread that wrote it with its chunk
-                store_one(row.g + row.y * call.g_stride, plan.at_target)
+            k, upcoming = start, k
+        while k < last:
+            d = filler if fills else of_chunk(call, row, plan, share, k, share.slots + SLOT * (k - start), spreads)
+            if k >= row.first_whole and k < row.writable:
+                put_chunk(row, k, d)
+            else:
+                put_edge(call, row, k, d)
+            k, n = k + share.apart, n + 1
+            if n == TILE:
+                k, upcoming, n = upcoming, upcoming + share.step, 0
 
     return write

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .kernels import STATS_FIELDS, chunk_in_block, most_threads
-from .memory import numbers
-from .together import SCRATCH_BYTES
+from .kernels import PLAIN_FIELDS, STATS_FIELDS, most_threads
+from .memory import TILE, Numbers, chunk_in_block, numbers
+from .together import SHARED_FIELDS, WARP, scratch_bytes
 
 KIB = 1024
 
@@ -48,7 +48,8 @@ WARP_BYTES, WARP_BYTES_OF_FEW = 4 * KIB, 512
 FEW_ROWS = 8  # for each multiprocessor
 SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
-CHUNKS_A_THREAD = 8  # that a block's threads have at least
+ELEMENTS_A_THREAD = 64  # that a block's threads have at least
+LEAST_OF_A_PART = 2  # chunks of a thread
 
 
 class Device(NamedTuple):
@@ -92,48 +93,70 @@ def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int,
     row_bytes, kept_bytes = n_classes * of_type.item, n_classes // of_type.lanes * slot
     few = n_rows < FEW_ROWS * device.multiprocessors
     if kept_bytes <= (WARP_BYTES_OF_FEW if few else WARP_BYTES):
-        return _warp(plain, n_rows, chunks, slot)
+        return warp(of_type, plain, n_rows, chunks)
     if row_bytes >= SPLIT_BYTES and 2 * n_rows <= device.multiprocessors:
-        return _split(device, plain, n_rows, chunks, slot, with_grad)
-    threads = _threads("block", plain, chunks)
-    shared = SCRATCH_BYTES + chunks * slot
-    if shared <= shared_kib(device.capability)[1] * KIB:
-        return Choice((Launch("block", (n_rows, 1), threads, shared),), plain, 5, chunks, 1, chunks, 0)
-    threads, tile = most_threads("online", plain), _tile(device, plain, slot)
-    launch = Launch("online", (n_rows, 1), threads, SCRATCH_BYTES + tile * slot)
-    return Choice((launch,), plain, 5, tile, 1, chunks, 0)
+        return _split(device, of_type, plain, n_rows, chunks, with_grad)
+    choice = block(of_type, plain, n_rows, chunks)
+    if choice.launches[0].shared_bytes <= shared_kib(device.capability)[1] * KIB:
+        return choice
+    return online(of_type, plain, n_rows, chunks, most_threads("online", plain), _tile(device, of_type, plain))
 
 
-def _warp(plain: bool, n_rows: int, chunks: int, slot: int) -> Choice:
+def warp(of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
     """Lanes for a row: as many as leave each with two chunks."""
     lane_bits = min(5, (-(-chunks // 2) - 1).bit_length())
     threads = most_threads("warp", plain)
-    rows = threads >> lane_bits
-    launch = Launch("warp", (-(-n_rows // rows), 1), threads, SCRATCH_BYTES + rows * chunks * slot)
-    return Choice((launch,), plain, lane_bits, chunks, 1, chunks, 0)
+    rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
+    launch = Launch("warp", (-(-n_rows // rows), 1), threads, rows * tile * chunk_in_block(of_type, plain))
+    return Choice((launch,), plain, lane_bits, tile, 1, chunks, 0)
 
 
-def _split(device: Device, plain: bool, n_rows: int, chunks: int, slot: int, with_grad: bool) -> Choice:
+def block(of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
+    """A power of two of threads, of which each has a few chunks at least."""
+    wanted = max(1, chunks * of_type.lanes // ELEMENTS_A_THREAD)
+    threads = max(WARP, min(most_threads("block", plain), 1 << (wanted.bit_length() - 1)))
+    tile = _rounded_up(chunks, WARP)
+    launch = Launch("block", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
+    return Choice((launch,), plain, 5, tile, 1, chunks, 0)
+
+
+def online(of_type: Numbers, plain: bool, n_rows: int, chunks: int, threads: int, tile: int) -> Choice:
+    """Pieces of ``tile`` chunks."""
+    launch = Launch("online", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
+    return Choice((launch,), plain, 5, tile, 1, chunks, 0)
+
+
+def split(
+    of_type: Numbers, plain: bool, n_rows: int, chunks: int, with_grad: bool, threads: int, part: int, tile: int
+) -> Choice:
+    """Parts of ``part`` chunks, in pieces of ``tile``."""
+    parts, fields = -(-chunks // part), PLAIN_FIELDS if plain else STATS_FIELDS
+    look = Launch("part", (n_rows, parts), threads, _shared_bytes(of_type, plain, threads, tile))
+    finish_bytes = 8 * (SHARED_FIELDS + STATS_FIELDS * parts)
+    finish = Launch("finish", (n_rows, parts if with_grad else 1), threads, finish_bytes)
+    return Choice((look, finish), plain, 5, tile, parts, part, n_rows * parts * fields)
+
+
+def _split(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int, with_grad: bool) -> Choice:
     """Two blocks for each multiprocessor."""
     threads = most_threads("part", plain)
     wanted = min(MOST_PARTS, -(-2 * device.multiprocessors // n_rows))
-    part = max(-(-chunks // wanted), threads * CHUNKS_A_THREAD // 4)
-    parts = -(-chunks // part)
-    tile = min(part, _tile(device, plain, slot))
-    look = Launch("part", (n_rows, parts), threads, SCRATCH_BYTES + tile * slot)
-    finish_bytes = SCRATCH_BYTES + 8 * STATS_FIELDS * parts
-    finish = Launch("finish", (n_rows, parts if with_grad else 1), most_threads("finish", plain), finish_bytes)
-    return Choice((look, finish), plain, 5, tile, parts, part, n_rows * parts * STATS_FIELDS)
+    part = _rounded_up(max(-(-chunks // wanted), threads * LEAST_OF_A_PART), WARP)
+    tile = min(part, _tile(device, of_type, plain))
+    return split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
 
 
-def _threads(name: str, plain: bool, chunks: int) -> int:
-    """A power of two, of warps, that leaves each thread a few chunks."""
-    wanted = max(1, chunks // CHUNKS_A_THREAD)
-    return max(32, min(most_threads(name, plain), 1 << (wanted.bit_length() - 1)))
+def _shared_bytes(of_type: Numbers, plain: bool, threads: int, tile: int) -> int:
+    return scratch_bytes(threads, of_type.arithmetic.bitwidth // 8) + tile * chunk_in_block(of_type, plain)
 
 
-def _tile(device: Device, plain: bool, slot: int) -> int:
-    """Chunks of a piece: as many for each thread as leave room for two blocks (of each 1 KiB is the system's)."""
+def _rounded_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _tile(device: Device, of_type: Numbers, plain: bool) -> int:
+    """Chunks of a piece: whole tiles for each thread, that leave room for two blocks (of each, 1 KiB is the system's)."""
     threads = most_threads("online", plain)
-    room = shared_kib(device.capability)[0] * KIB // 2 - KIB - SCRATCH_BYTES
-    return room // (slot * threads) * threads
+    room = shared_kib(device.capability)[0] * KIB // 2 - KIB - _shared_bytes(of_type, plain, threads, 0)
+    step = threads * (TILE if plain else 1)
+    return max(1, room // (chunk_in_block(of_type, plain) * step)) * step

@@ -35,16 +35,24 @@ class Row(NamedTuple):
     writable: int  # likewise, for the gradient
     g: int  # address of the gradient's first element
     q: int
-    y: Any  # the target, or NO_TARGET
+    number: int
+
+
+class Aim(NamedTuple):
+    """The target of a row."""
+
+    y: Any  # or NO_TARGET
     ignored: bool
     bad: bool  # the target is no class
-    number: int
 
 
 class Rows(NamedTuple):
     """The functions below, for logits of one type."""
 
     open: Any  # (call, number, there) -> Row
+    aim: Any  # (call, row) -> Aim
+    place: Any  # (row, k) -> address of chunk k
+    place_of_grad: Any  # likewise, where it can be written at once
     chunk: Any  # (row, k) -> chunk k, as loaded, where it can be read at once
     edge: Any  # (call, row, k, filler) -> chunk k, as loaded, wherever it lies
     put_chunk: Any  # (row, k, vector): into the gradient, where it can be written at once
@@ -107,20 +115,32 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if call.g_stride != item or (g & (CHUNK_BYTES - 1)) >> item_bits != shift:
             writable = 0
         q = start_of(call.q, call.q_step, call.q_offsets, number)
-        y, ignored, bad = np.int64(NO_TARGET), False, False
-        if call.targets != 0 and there:
-            y = target_at(call.targets, call.target_bytes, call.ignore_index, number)
-            ignored = y == call.ignore_index
-            bad = not ignored and (y < 0 or y >= n)
-            if ignored or bad:
-                y = np.int64(NO_TARGET)
         first_whole = np.int64(1) if shift > 0 else np.int64(0)
         chunks = (n + shift + (lanes - 1)) >> lane_bits
-        return Row(n, x, shift, chunks, first_whole, whole, writable, g, q, y, ignored, bad, number)
+        return Row(n, x, shift, chunks, first_whole, whole, writable, g, q, number)
+
+    @inline
+    def aim(call: Call, row: Row):
+        y, ignored, bad = np.int64(NO_TARGET), False, False
+        if call.targets != 0 and row.n != 0:
+            y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
+            ignored = y == call.ignore_index
+            bad = not ignored and (y < 0 or y >= row.n)
+            if ignored or bad:
+                y = np.int64(NO_TARGET)
+        return Aim(y, ignored, bad)
+
+    @inline
+    def place(row: Row, k):
+        return row.x - (row.shift << item_bits) + (k << CHUNK_BITS)
+
+    @inline
+    def place_of_grad(row: Row, k):
+        return row.g - (row.shift << item_bits) + (k << CHUNK_BITS)
 
     @inline
     def chunk(row: Row, k):
-        return load(row.x - (row.shift << item_bits) + (k << CHUNK_BITS))
+        return load(place(row, k))
 
     @inline
     def edge(call: Call, row: Row, k, filler):
@@ -128,7 +148,7 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
 
     @inline
     def put_chunk(row: Row, k, vector):
-        store(row.g - (row.shift << item_bits) + (k << CHUNK_BITS), vector)
+        store(place_of_grad(row, k), vector)
 
     @inline
     def put_edge(call: Call, row: Row, k, vector):
@@ -163,4 +183,6 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, chunk, edge, put_chunk, put_edge, inside, spread, number_at, put_number)
+    return Rows(
+        open_row, aim, place, place_of_grad, chunk, edge, put_chunk, put_edge, inside, spread, number_at, put_number
+    )

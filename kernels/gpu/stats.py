@@ -4,7 +4,8 @@ As on the CPU, the largest class is left out of the sum of powers, by its value,
 1, all the others of a row that is sure of one class would be rounded away. What each thread finds depends on nothing
 but its own chunks, and what threads, parts of a row and parts of a grid find is merged in a fixed order.
 
-A thread only ever looks at its own chunks, so that what it keeps in the block's memory needs no waiting for others.
+A thread only ever looks at its own chunks, so that what it keeps in the block's memory needs no waiting for others. In
+a block, all threads know the largest class and what follows from it; the rest of what is known of the row, the first.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 from .call import Call
 from .compile import inline
 from .maths import Maths
-from .memory import CHUNK_BYTES, Numbers
-from .rows import Row, Rows
-from .together import NOWHERE, Together
-from .vector import fma, larger, largest, places, smallest_place, total, where
+from .memory import CHUNK_BYTES, TILE, Numbers, chunk_in_block
+from .rows import CHUNK_BITS, Row, Rows
+from .share import Share
+from .together import NOWHERE, WARP, Together
+from .vector import fma, larger, largest, not_unrolled, places, smallest_place, total, where
 
 
 class Stats(NamedTuple):
@@ -46,8 +48,8 @@ class Looks(NamedTuple):
 
     value: Any  # (call, o) -> v
     shift: Any  # (call, v) -> K and base of rows with that largest v
-    look: Any  # (call, row, first, last, lane, width, slots, o_target) -> Stats of chunks first to last; ``slots``:
-    # where the thread keeps the first of its own
+    keep: Any  # (call, row, first, last, share) -> the largest o among the thread's of chunks first to last, all kept
+    look: Any  # (call, row, first, last, share, largest o, o_target) -> Stats of these chunks
     merged: Any  # (call, a, b) -> Stats of two parts together
     nothing: Any  # () -> Stats of no class
 
@@ -56,17 +58,19 @@ class Looks(NamedTuple):
 def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain: bool, block: bool) -> Looks:
     """The first look, for one type; ``plain``: logits as they are, and nothing asked for that needs each class."""
     c, number = maths, maths.number
-    power, zero_bits, one, limit, tanh = c.power, c.zero, c.one, c.limit, c.tanh
+    power, zero_bits, one, limit, tanh = c.power, number(2.0) * c.zero, c.one, c.limit, c.tanh
     zero, inf, unity = number(0.0), number(np.inf), number(1.0)
-    widen, none, zeros, keep_raw, kept_raw, keep, kept = (
-        numbers.widen, numbers.none, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept,
+    widen, zeros, keep_raw, kept_raw, keep, kept, kept_tile, load_tile = (
+        numbers.widen, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept, numbers.kept_tile,
+        numbers.load_tile,
     )  # fmt: skip
-    chunk_at, edge_at, inside_of, spread_of = rows.chunk, rows.edge, rows.inside, rows.spread
-    all_sums, all_places = together.sums, together.sum_places
+    chunk_at, edge_at, inside_of, spread_of, place = rows.chunk, rows.edge, rows.inside, rows.spread, rows.place
+    all_sums, all_places, wait = together.sums, together.sum_places, together.wait
     all_largest, smallest_of_all = together.largest, together.smallest_place
     lane_bits = numbers.lanes.bit_length() - 1
     filler = number(-np.inf) if plain else zero
-    SLOT = CHUNK_BYTES
+    SLOT = chunk_in_block(numbers, plain)
+    BEYOND = (TILE - 1) * WARP  # from the first chunk of a tile to its last
 
     @inline
     def value(call: Call, o):
@@ -78,7 +82,8 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     def shift(call: Call, v):
         scaled = v * call.hi
         if abs(scaled) <= limit:
-            return fma(v, call.hi, zero_bits) - zero_bits, zero
+            # (an odd number, see maths.Maths: the sum leaves an even one)
+            return fma(v, call.hi, zero_bits) - zero_bits - unity, zero
         if v == inf:
             return inf, zero  # next to +inf, every other power is 0
         if v == -inf:
@@ -130,68 +135,93 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         )  # fmt: skip
 
     @inline
-    def take(call: Call, row: Row, k, raw, slot, plane, highest):
-        """Keep a chunk; ``highest``: the largest ``o`` so far, of each lane."""
+    def take(call: Call, row: Row, share: Share, k, slot):
+        """Keep a chunk, and give the largest ``o`` in it."""
+        raw = chunk_at(row, k) if k >= row.first_whole and k < row.whole else edge_at(call, row, k, filler)
         if plain:
-            keep(slot, plane, widen(raw))
-            return larger(highest, widen(raw))
+            keep(slot, CHUNK_BYTES * share.apart, widen(raw))
+            return largest(widen(raw))
         keep_raw(slot, raw)
-        return larger(highest, where(inside_of(row, k), widen(raw) * call.order, -inf))
+        return largest(where(inside_of(row, k), widen(raw) * call.order, -inf))
 
     @inline
-    def find_largest(call: Call, row: Row, first, last, lane, width, slots, plane):
+    def keep_all(call: Call, row: Row, first, last, share: Share):
         """Keep the thread's chunks, and give the largest ``o`` among them."""
-        highest = none()
-        k, slot, step = first + lane, slots, SLOT * width
-        before = k < row.first_whole
+        highest, start = -inf, first + share.first
+        k, before = start, False
+        if plain and share.apart == WARP:
+            before = start < row.first_whole
+            if before:
+                k += share.step
+            at, end = place(row, k), place(row, min(last, row.whole) - BEYOND)
+            slot = share.slots + SLOT * (k - start)
+            while at < end:
+                v = widen(load_tile(at))
+                keep(slot, CHUNK_BYTES * WARP, v)
+                highest = larger(highest, largest(v))
+                at, slot = at + CHUNK_BYTES * share.step, slot + SLOT * share.step
+                not_unrolled()
+            k = (at - place(row, 0)) >> CHUNK_BITS
+        # The chunks of the last tile, or in another kernel of all tiles, and those of a first tile that is not whole.
+        upcoming, n = k + share.step, 0
         if before:
-            k, slot = k + width, slot + step
-        end = min(last, row.whole)
-        while k < end:
-            highest = take(call, row, k, chunk_at(row, k), slot, plane, highest)
-            k, slot = k + width, slot + step
-        while before or k < last:  # what is not whole: the first chunk and the last
-            at, to = (first + lane, slots) if before else (k, slot)
-            highest = take(call, row, at, edge_at(call, row, at, filler), to, plane, highest)
-            if not before:
-                k, slot = k + width, slot + step
-            before = False
-        return largest(highest)
+            k, upcoming = start, k
+        while k < last:
+            highest = larger(highest, take(call, row, share, k, share.slots + SLOT * (k - start)))
+            k, n = k + share.apart, n + 1
+            if n == TILE:
+                k, upcoming, n = upcoming, upcoming + share.step, 0
+        return highest
 
     @inline
-    def look_plain(call: Call, row: Row, first, last, lane, width, slots, o_target):
-        plane, step, end = SLOT * call.tile, SLOT * width, slots + SLOT * (last - first - lane)
-        own = find_largest(call, row, first, last, lane, width, slots, plane)
+    def look_plain(call: Call, row: Row, first, last, share: Share, own, o_target):
         top = all_largest(own, call.lane_bits)
         k_of, base = shift(call, top)
+        apart, tiled = share.apart, share.apart == WARP
+        plane, chunk_step, tile_step = CHUNK_BYTES * apart, SLOT * apart, SLOT * share.step
+        slots, end = share.slots, share.slots + SLOT * (last - first - share.first)
+        whole = end - SLOT * BEYOND if tiled else slots
         if base != zero:
             slot = slots
+            while slot < whole:
+                keep(slot, plane, kept_tile(slot, plane) - base)
+                slot += tile_step
             while slot < end:
                 keep(slot, plane, kept(slot, plane) - base)
-                slot += step
+                slot += chunk_step
         magic, mark = one - k_of, top - base
-        rest, ties = zeros(), zeros()
+        rest, ties = zero, zero
         slot = slots
         if block and own < top:  # all threads of a block but a few
+            while slot < whole:
+                e = power(kept_tile(slot, plane), call.hi, call.lo, magic)
+                keep(slot, plane, e)
+                rest = rest + total(e)
+                slot += tile_step
             while slot < end:
                 e = power(kept(slot, plane), call.hi, call.lo, magic)
                 keep(slot, plane, e)
-                rest = rest + e
-                slot += step
+                rest = rest + total(e)
+                slot += chunk_step
         else:
+            while slot < whole:
+                v = kept_tile(slot, plane)
+                e = power(v, call.hi, call.lo, magic)
+                keep(slot, plane, e)
+                rest, ties = rest + total(where(v == mark, zero, e)), ties + total(where(v == mark, unity, zero))
+                slot += tile_step
             while slot < end:
                 v = kept(slot, plane)
                 e = power(v, call.hi, call.lo, magic)
                 keep(slot, plane, e)
-                rest, ties = rest + where(v == mark, zero, e), ties + where(v == mark, unity, zero)
-                slot += step
-        all_rest, all_ties = all_sums(total(rest), total(ties), call.lane_bits)
+                rest, ties = rest + total(where(v == mark, zero, e)), ties + total(where(v == mark, unity, zero))
+                slot += chunk_step
+        all_rest, all_ties = all_sums(rest, ties, call.lane_bits)
         return Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
 
     @inline
-    def look_general(call: Call, row: Row, first, last, lane, width, slots, o_target):
-        o_own = find_largest(call, row, first, last, lane, width, slots, 0)
-        o_top = all_largest(o_own, call.lane_bits)
+    def look_general(call: Call, row: Row, first, last, share: Share, own, o_target):
+        o_top = all_largest(own, call.lane_bits)
         top = value(call, o_top)
         k_of, base = shift(call, top)
         magic = one - k_of
@@ -200,7 +230,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         above, nan_at, top_at = np.int32(0), NOWHERE, NOWHERE
         spreads = call.q != 0 or call.share != zero
         wants_classes = call.argmax != 0 or call.correct != 0
-        k, slot = first + lane, slots
+        k, slot = first + share.first, share.slots
         while k < last:
             o = widen(kept_raw(slot)) * call.order
             belongs = inside_of(row, k)
@@ -220,20 +250,26 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
                 top_at = np.int32(min(top_at, smallest_place(where((o == o_top) & belongs, place, NOWHERE))))
             if call.rank != 0:
                 above = np.int32(above + total(where((o > o_target) & belongs, np.int32(1), np.int32(0))))
-            k, slot = k + width, slot + SLOT * width
+            k, slot = k + share.apart, slot + SLOT * share.apart
         bits = call.lane_bits
         all_rest, all_ties = all_sums(total(rest), total(ties), bits)
         all_linear, all_spread, all_distance = zero, zero, zero
         if spreads:
+            wait()
             all_linear, all_spread = all_sums(total(linear), total(spread), bits)
         if call.entropy != 0:
+            wait()
             all_distance, _ = all_sums(total(distance), zero, bits)
         if wants_classes:
-            nan_at, top_at = smallest_of_all(nan_at, bits), smallest_of_all(top_at, bits)
+            wait()
+            nan_at = smallest_of_all(nan_at, bits)
+            wait()
+            top_at = smallest_of_all(top_at, bits)
         if call.rank != 0:
+            wait()
             above = all_places(above, bits)
         return Stats(
             o_top, top, k_of, base, all_ties, all_rest, all_linear, all_spread, all_distance, above, nan_at, top_at
         )  # fmt: skip
 
-    return Looks(value, shift, look_plain if plain else look_general, merged, nothing)
+    return Looks(value, shift, keep_all, look_plain if plain else look_general, merged, nothing)

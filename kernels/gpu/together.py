@@ -1,4 +1,9 @@
-"""What the threads of a row do together: reductions of which each of them gets the result, in a fixed order."""
+"""What the threads of a row do together: reductions in a fixed order.
+
+In a block, every thread leaves what it found in the block's memory, and the first warp reduces that while the others
+wait: they have next to nothing to do, where shuffles in every warp would take each thread as long as it takes the first
+warp's. Of sums and places, nobody but the first warp gets the result, as nobody else needs it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
-from numba.cuda import types
 
 from .compile import inline
 from .memory import Numbers, place_in_block
@@ -15,10 +19,7 @@ from .vector import larger
 
 WARP, WARP_BITS = 32, 5
 EVERY_LANE = 0xFFFFFFFF
-MOST_WARPS, MOST_WARP_BITS = 16, 4  # of a block
-FIELD_BYTES = 8 * MOST_WARPS  # a number of 8 bytes at most for each
-SCRATCH_BYTES = 2 * FIELD_BYTES  # at the start of a block's memory
-
+SHARED_FIELDS = 8  # numbers of 8 bytes at the start of a block's memory, from one thread to all
 
 NOWHERE = np.int32(2**31 - 1)  # beyond every place
 
@@ -27,10 +28,15 @@ class Together(NamedTuple):
     """Reductions over the threads of a row: ``2**bits`` lanes of a warp (the last argument), or the block."""
 
     sums: Any  # (a, b, bits) -> the sums of two numbers
-    largest: Any  # (a, bits)
+    largest: Any  # (a, bits); for all threads
     smallest_place: Any  # (a, bits), of 32-bit whole numbers
     sum_places: Any  # likewise
-    wait: Any  # () until all are here, and see what the others wrote
+    wait: Any  # () until all are here, and see what the others wrote; in a block, between one reduction and the next
+
+
+def scratch_bytes(threads: int, number_bytes: int) -> int:
+    """Bytes at the start of a block's memory for what its threads tell each other."""
+    return 8 * SHARED_FIELDS + 2 * threads * number_bytes
 
 
 @inline
@@ -51,9 +57,6 @@ def _smaller_place(a, b):
 @cache
 def together(numbers: Numbers, block: bool) -> Together:
     """The reductions within blocks, or within parts of a warp."""
-    keep_one, kept_one, keep_place, kept_place = (
-        numbers.keep_one, numbers.kept_one, numbers.keep_place, numbers.kept_place,
-    )  # fmt: skip
 
     def among_lanes(combine: Any) -> Any:
         @inline
@@ -79,57 +82,61 @@ def together(numbers: Numbers, block: bool) -> Together:
 
         return Together(sums, among_lanes(larger), among_lanes(_smaller_place), among_lanes(_plus_places), wait)
 
-    def of_block(combine: Any, neutral: Any, keep: Any, kept: Any) -> tuple[Any, Any]:
-        """Within a warp, what its first lane leaves; and all warps' of that."""
+    number_bytes = numbers.arithmetic.bitwidth // 8
 
+    @inline
+    def place(second):
+        """Where the thread leaves the first number, or the second."""
+        thread = np.int64(cuda.threadIdx.x) + (np.int64(cuda.blockDim.x) if second else 0)
+        return place_in_block(8 * SHARED_FIELDS + number_bytes * thread)
+
+    def in_first_warp(combine: Any, kept: Any) -> Any:
         @inline
-        def leave(value, field):
+        def collected(value, second):
+            """The reduction of what all threads left; the first warp's own is ``value``."""
+            at = place(second)
+            for _ in range(1, cuda.blockDim.x >> WARP_BITS):
+                at += WARP * number_bytes
+                value = combine(value, kept(at))
             for step in range(WARP_BITS):
                 value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, WARP >> (step + 1)))
-            thread = cuda.threadIdx.x
-            if thread & (WARP - 1) == 0:
-                keep(place_in_block(field + 8 * (thread >> WARP_BITS)), value)
-
-        @inline
-        def collect(field):
-            lane = cuda.threadIdx.x & (MOST_WARPS - 1)  # the upper half of a warp does the same as the lower
-            value = neutral
-            if lane < cuda.blockDim.x >> WARP_BITS:
-                value = kept(place_in_block(field + 8 * lane))
-            for step in range(MOST_WARP_BITS):
-                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, MOST_WARPS >> (step + 1)))
             return value
 
-        return leave, collect
+        return collected
 
-    number = np.float64 if numbers.arithmetic == types.float64 else np.float32
-    leave_sum, collect_sum = of_block(_plus, number(0.0), keep_one, kept_one)
-    leave_largest, collect_largest = of_block(larger, number(-np.inf), keep_one, kept_one)
+    keep, kept, keep_place, kept_place = numbers.keep_one, numbers.kept_one, numbers.keep_place, numbers.kept_place
+    collected_sum, collected_largest = in_first_warp(_plus, kept), in_first_warp(larger, kept)
 
     @inline
     def block_sums(a, b, bits):
-        cuda.syncthreads()  # what the last reduction left has been read
-        leave_sum(a, 0)
-        leave_sum(b, FIELD_BYTES)
+        keep(place(False), a)
+        keep(place(True), b)
         cuda.syncthreads()
-        return collect_sum(0), collect_sum(FIELD_BYTES)
+        if cuda.threadIdx.x < WARP:
+            a, b = collected_sum(a, False), collected_sum(b, True)
+        return a, b
 
     @inline
     def block_largest(value, bits):
+        keep(place(False), value)
         cuda.syncthreads()
-        leave_largest(value, 0)
+        if cuda.threadIdx.x < WARP:
+            value = collected_largest(value, False)
+            if cuda.threadIdx.x == 0:
+                keep(place_in_block(0), value)
         cuda.syncthreads()
-        return collect_largest(0)
+        return kept(place_in_block(0))
 
-    def of_places(combine: Any, neutral: Any) -> Any:
-        leave, collect = of_block(combine, neutral, keep_place, kept_place)
+    def of_places(combine: Any) -> Any:
+        collected = in_first_warp(combine, kept_place)
 
         @inline
         def block_places(value, bits):
+            keep_place(place(False), value)
             cuda.syncthreads()
-            leave(value, 0)
-            cuda.syncthreads()
-            return collect(0)
+            if cuda.threadIdx.x < WARP:
+                value = collected(value, False)
+            return value
 
         return block_places
 
@@ -137,5 +144,4 @@ def together(numbers: Numbers, block: bool) -> Together:
     def wait_for_block():
         cuda.syncthreads()
 
-    smallest, sum_places = of_places(_smaller_place, NOWHERE), of_places(_plus_places, np.int32(0))
-    return Together(block_sums, block_largest, smallest, sum_places, wait_for_block)
+    return Together(block_sums, block_largest, of_places(_smaller_place), of_places(_plus_places), wait_for_block)

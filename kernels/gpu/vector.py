@@ -231,25 +231,44 @@ def _by_lanes(builder: ir.IRBuilder, value: ir.Value, one: Callable[[ir.Value], 
     return result
 
 
-def _of_float32(assembly: str) -> Any:
-    """An instruction from float32 to float32."""
+# Of v, and of scalars that are the same for all lanes, see maths.power_by_lookup. Registers of its own, as one of them is
+# a number first and a whole number then: LLVM would move it from one kind to the other, and back.
+_POWER = """$(
+    .reg .b32 %t;
+    .reg .f32 %f;
+    fma.rn.sat.f32 %t, $1, $4, $5;
+    fma.rn.f32 %f, %t, 0f4B800000, $6;
+    fma.rn.f32 %f, $1, $2, %f;
+    fma.rn.f32 %f, $1, $3, %f;
+    ex2.approx.ftz.f32 %f, %f;
+    mul.lo.s32 %t, %t, -8388608;
+    mul.f32 $0, %f, %t;
+$)"""
 
-    @intrinsic
-    def instruction(typingctx: Any, a: types.Type) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            of_one = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
-            return _by_lanes(builder, args[0], lambda one: builder.asm(of_one, assembly, "=f,f", [one], False))
 
-        return a(a), codegen
+@intrinsic
+def power_of_two(
+    typingctx: Any, v: types.Type, hi: types.Float, lo: types.Float, down: types.Float, most: types.Float, back: types.Float
+) -> Any:
+    """The assembly above."""
 
-    return instruction
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        float_ = ir.FloatType()
+        of_six = ir.FunctionType(float_, [float_] * 6)
+        return _by_lanes(builder, args[0], lambda one: builder.asm(of_six, _POWER, "=f,f,f,f,f,f,f", [one, *args[1:]], False))
+
+    return v(v, hi, lo, down, most, back), codegen
 
 
-# 2**a, looked up; subnormal numbers are 0.
-exp2_approximate = _of_float32("ex2.approx.ftz.f32 $0, $1;")
+@intrinsic
+def not_unrolled(typingctx: Any) -> Any:
+    """No instruction, but LLVM takes it for one whose loop it must not repeat: that costs a division before the loop."""
 
-# A number whose bits are those of another, moved into the exponent (which spares the way over integers).
-mantissa_to_exponent = _of_float32("shl.b32 $0, $1, 23;")
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 # --- lanes -----------------------------------------------------------------------------------------------------------
