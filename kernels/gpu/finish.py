@@ -42,7 +42,8 @@ class Plan(NamedTuple):
     factor: float
     scale: float
     filler: float  # what all of the gradient is, 0 or NaN; else 1
-    at_target: float  # the gradient of the target
+    at_target: float  # the gradient of the target,
+    target: int  # and its address; 0: nothing is to be written there
 
 
 class Finish(NamedTuple):
@@ -128,7 +129,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
 
         filler = zero if t.ignored else one + bad
         if call.kind == LOG_SOFTMAX:
-            return Plan(s.power, s.base, s.top, nll_top, zero, filler, zero)
+            return Plan(s.power, s.base, s.top, nll_top, zero, filler, zero, np.int64(0))
         inverse = one / total
         p_others = others * inverse
         alone = row.n == 1
@@ -165,6 +166,9 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 at_target = at_target * fma(-t.v, t.v, one)
         if factor != factor and not t.ignored:
             filler = nan
-        return Plan(s.power, s.base, s.top, factor, scale, filler, at_target)
+        place = np.int64(0)
+        if has_target and call.kind == GRADIENTS and filler == one:
+            place = row.g + t.y * call.g_stride
+        return Plan(s.power, s.base, s.top, factor, scale, filler, at_target, place)
 
     return Finish(target, finish)

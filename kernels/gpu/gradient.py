@@ -9,7 +9,7 @@ from .call import LOG_SOFTMAX, Call
 from .compile import inline
 from .finish import Plan
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE, Numbers, chunk_in_block
+from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share
 from .stats import Looks
@@ -19,7 +19,7 @@ from .vector import not_unrolled
 
 @cache
 def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: bool, in_block: bool) -> Any:
-    """The function that writes chunks first to last of a row: (call, row, plan, first, last, share).
+    """The function that writes a thread's share of a row: (call, row, plan, share).
 
     ``in_block``: the row lies in the block's memory, with ``plain`` as powers; else it is read again.
     """
@@ -27,12 +27,9 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     zero, one = number(0.0), number(1.0)
     widen, zeros, load_tile, store = numbers.widen, numbers.zeros, numbers.load_tile, numbers.store
     kept, kept_tile, kept_raw = numbers.kept, numbers.kept_tile, numbers.kept_raw
-    chunk_at, edge_at, put_chunk, put_edge = rows.chunk, rows.edge, rows.put_chunk, rows.put_edge
-    inside_of, spread_of, value, place, place_of_grad = (
-        rows.inside, rows.spread, looks.value, rows.place, rows.place_of_grad,
-    )  # fmt: skip
-    SLOT = chunk_in_block(numbers, plain)
-    BEYOND = (TILE - 1) * WARP
+    chunk_at, put_chunk, place_of_grad = rows.chunk, rows.put_chunk, rows.place_of_grad
+    inside_of, spread_of, value = rows.inside, rows.spread, looks.value
+    SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
     def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
@@ -53,47 +50,42 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     def of_chunk(call: Call, row: Row, plan: Plan, share: Share, k, slot, spreads):
         if plain and in_block:
             return kept(slot, CHUNK_BYTES * share.apart) * plan.factor
-        if in_block:
-            raw = kept_raw(slot)
-        else:
-            raw = chunk_at(row, k) if k >= row.first_whole and k < row.whole else edge_at(call, row, k, zero)
+        raw = kept_raw(slot) if in_block else chunk_at(call, row, k, zero)
         return gradient(call, row, plan, k, widen(raw), spreads)
 
     @inline
-    def write(call: Call, row: Row, plan: Plan, first, last, share: Share):
-        fills, filler = plan.filler != one, zeros() + plan.filler
-        spreads = False
+    def write(call: Call, row: Row, plan: Plan, share: Share):
+        fills, spreads = plan.filler != one, False
         if not plain:
             spreads = call.q != 0 or call.share != zero
-        start = first + share.first
-        k, before = start, False
+        start, tile, distance = place_of_grad(row, 0) + share.offset, CHUNK_BYTES * share.step, row.x - row.g
+        stop, at, slot, before = start + share.left, start, share.slots, False
         if plain and share.apart == WARP and not fills:
-            before = start < row.first_whole
+            before = start < row.g
             if before:
-                k += share.step
-            end = min(last, row.writable if in_block else min(row.whole, row.writable)) - BEYOND
-            to, stop, slot = place_of_grad(row, k), place_of_grad(row, end), share.slots + SLOT * (k - start)
-            from_ = place(row, k)
-            while to < stop:
+                at, slot = at + tile, slot + HALVES * tile
+            end = min(stop, row.writable) - WHOLE_TILE
+            if not in_block:
+                end = min(end, row.whole - distance - WHOLE_TILE)
+            while at < end:
                 if in_block:
-                    d = kept_tile(slot, CHUNK_BYTES * WARP) * plan.factor
+                    d = kept_tile(slot, TILE_STEP) * plan.factor
                 else:
-                    d = gradient(call, row, plan, k, widen(load_tile(from_)), False)
-                store(to, d)
-                to, slot, from_ = to + CHUNK_BYTES * share.step, slot + SLOT * share.step, from_ + CHUNK_BYTES * share.step
+                    d = gradient(call, row, plan, 0, widen(load_tile(at + distance)), False)
+                store(at, d)
+                at, slot = at + tile, slot + HALVES * tile
                 not_unrolled()
-            k = (to - place_of_grad(row, 0)) >> CHUNK_BITS
-        upcoming, n = k + share.step, 0  # as in stats.keep
-        if before:
-            k, upcoming = start, k
-        while k < last:
-            d = filler if fills else of_chunk(call, row, plan, share, k, share.slots + SLOT * (k - start), spreads)
-            if k >= row.first_whole and k < row.writable:
-                put_chunk(row, k, d)
-            else:
-                put_edge(call, row, k, d)
-            k, n = k + share.apart, n + 1
-            if n == TILE:
-                k, upcoming, n = upcoming, upcoming + share.step, 0
+        if before or at < stop:  # as in stats.keep_all
+            filler = zeros() + plan.filler
+            k = share.k + ((at - start) >> CHUNK_BITS)
+            upcoming, n = k + share.step, 0
+            if before:
+                k, upcoming = share.k, k
+            while k < share.last:
+                from_ = share.slots + SLOT * (k - share.k)
+                put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, share, k, from_, spreads))
+                k, n = k + share.apart, n + 1
+                if n == TILE:
+                    k, upcoming, n = upcoming, upcoming + share.step, 0
 
     return write

@@ -23,7 +23,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from .call import GRADIENTS, Call, signature
+from .call import Call, signature
 from .compile import inline
 from .finish import Plan, Target, finishing
 from .gradient import writing
@@ -32,7 +32,7 @@ from .memory import chunk_in_block, place_in_block
 from .memory import numbers as numbers_of
 from .rows import NO_TARGET, Row
 from .rows import rows as rows_of
-from .share import Share, share_in_block, share_in_warp
+from .share import Lane, lane_in_block, lane_in_warp, share_of
 from .stats import Stats
 from .stats import looks as looks_of
 from .together import NOWHERE, SHARED_FIELDS, scratch_bytes
@@ -80,7 +80,6 @@ class Parts:
         self.slot = chunk_in_block(self.numbers, plain)
         self.number_bytes = self.numbers.arithmetic.bitwidth // 8
         self.target = self._target()
-        self.write_target = self._write_target()
 
     def _target(self) -> Any:
         load_one, zero, aim_of, target_of = self.numbers.load_one, self.maths.number(0.0), self.rows.aim, self.ends.target
@@ -97,22 +96,11 @@ class Parts:
 
         return target
 
-    def _write_target(self) -> Any:
-        store_one, one = self.numbers.store_one, self.maths.number(1.0)
-
-        @inline
-        def write_target(call: Call, row: Row, target: Target, plan: Plan):
-            """The target's gradient, over what stands there, for the leader."""
-            if target.y != NO_TARGET and call.kind == GRADIENTS and plan.filler == one:
-                store_one(row.g + target.y * call.g_stride, plan.at_target)
-
-        return write_target
-
 
 def _warp(parts: Parts) -> Callable[[Call], None]:
     open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
     keep, look, finish, write = parts.looks.keep, parts.looks.look, parts.ends.finish, parts.write
-    target_of, write_target = parts.target, parts.write_target
+    target_of, store_one = parts.target, parts.numbers.store_one
 
     def warp(call: Call) -> None:
         thread, bits = np.int64(cuda.threadIdx.x), call.lane_bits
@@ -120,18 +108,17 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
         number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + group
         there = number < call.n_rows
         row = open_row(call, number, there)
-        share = share_in_warp(lane, lanes, group * slot * call.tile)
+        share = share_of(lane_in_warp(lane, lanes, group * slot * call.tile), np.int64(0), row.chunks)
         target = target_of(call, row, True)
-        own = keep(call, row, 0, row.chunks, share)
-        stats = look(call, row, 0, row.chunks, share, own, target.o)
+        stats = look(call, row, share, keep(call, row, share), target.o)
         leader = there and lane == 0
         plan = finish(call, row, target, stats, leader)
         wait()  # every lane has read the target's logit before anything is overwritten
         if call.g != 0:
-            write(call, row, plan, 0, row.chunks, share)
+            write(call, row, plan, share)
             wait()
-            if leader:
-                write_target(call, row, target, plan)
+            if leader and plan.target != 0:
+                store_one(plan.target, plan.at_target)
 
     return warp
 
@@ -143,10 +130,10 @@ def _agreed(parts: Parts) -> Any:
 
     @inline
     def agreed(call: Call, row: Row, target: Target, stats: Stats, leader):
-        at, at_target = place_in_block(0), zero
+        at, at_target, place = place_in_block(0), zero, np.int64(0)
         if cuda.threadIdx.x == 0:
             plan = finish(call, row, target, stats, leader)
-            at_target = plan.at_target
+            at_target, place = plan.at_target, plan.target
             keep_one(at + 8, plan.power)
             keep_one(at + 16, plan.base)
             keep_one(at + 24, plan.top)
@@ -156,7 +143,7 @@ def _agreed(parts: Parts) -> Any:
         wait()
         return Plan(
             kept_one(at + 8), kept_one(at + 16), kept_one(at + 24), kept_one(at + 32), kept_one(at + 40),
-            kept_one(at + 48), at_target,
+            kept_one(at + 48), at_target, place,
         )  # fmt: skip
 
     return agreed
@@ -165,22 +152,22 @@ def _agreed(parts: Parts) -> Any:
 def _block(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, wait = parts.rows.open, _agreed(parts), parts.together.wait
     keep, look, write = parts.looks.keep, parts.looks.look, parts.write
-    target_of, write_target = parts.target, parts.write_target
+    target_of, store_one = parts.target, parts.numbers.store_one
     slot, number_bytes, plain = parts.slot, parts.number_bytes, parts.plain
 
     def block(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
         row = open_row(call, np.int64(cuda.blockIdx.x), True)
-        share = share_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        share = share_of(lane, np.int64(0), row.chunks)
         target = target_of(call, row, leader)
-        own = keep(call, row, 0, row.chunks, share)
-        stats = look(call, row, 0, row.chunks, share, own, target.o)
+        stats = look(call, row, share, keep(call, row, share), target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, 0, row.chunks, share)
+            write(call, row, plan, share)
             wait()
-            if leader:
-                write_target(call, row, target, plan)
+            if plan.target != 0:
+                store_one(plan.target, plan.at_target)
 
     return block
 
@@ -191,12 +178,12 @@ def _pieces(parts: Parts) -> Any:
     wait = parts.together.wait
 
     @inline
-    def pieces(call: Call, row: Row, first, last, share: Share, o_target):
+    def pieces(call: Call, row: Row, first, last, lane: Lane, o_target):
         stats = nothing()
         while first < last:
             end = min(first + call.tile, last)
-            own = keep(call, row, first, end, share)
-            found = look(call, row, first, end, share, own, o_target)
+            share = share_of(lane, first, end)
+            found = look(call, row, share, keep(call, row, share), o_target)
             if cuda.threadIdx.x == 0:
                 stats = merged(call, stats, found)
             wait()  # the first warp has seen what the others left
@@ -208,21 +195,21 @@ def _pieces(parts: Parts) -> Any:
 
 def _online(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, pieces, wait = parts.rows.open, _agreed(parts), _pieces(parts), parts.together.wait
-    write, target_of, write_target = parts.write, parts.target, parts.write_target
+    write, target_of, store_one = parts.write, parts.target, parts.numbers.store_one
     slot, number_bytes, plain = parts.slot, parts.number_bytes, parts.plain
 
     def online(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
         row = open_row(call, np.int64(cuda.blockIdx.x), True)
-        share = share_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         target = target_of(call, row, leader)
-        stats = pieces(call, row, np.int64(0), row.chunks, share, target.o)
+        stats = pieces(call, row, np.int64(0), row.chunks, lane, target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, 0, row.chunks, share)
+            write(call, row, plan, share_of(lane, np.int64(0), row.chunks))
             wait()
-            if leader:
-                write_target(call, row, target, plan)
+            if plan.target != 0:
+                store_one(plan.target, plan.at_target)
 
     return online
 
@@ -246,9 +233,9 @@ def _part(parts: Parts) -> Callable[[Call], None]:
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
-        share = share_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         o = target_of(call, row, leader).o
-        stats = pieces(call, row, first, last, share, o)
+        stats = pieces(call, row, first, last, lane, o)
         if leader:
             at, n = call.stats + row.number * call.parts * (n_fields * number_bytes), call.parts
             put(at, FIRST * n + mine, stats.first)
@@ -267,7 +254,7 @@ def _part(parts: Parts) -> Callable[[Call], None]:
 
 
 def _finish(parts: Parts) -> Callable[[Call], None]:
-    open_row, agreed, write, write_target = parts.rows.open, _agreed(parts), parts.write, parts.write_target
+    open_row, agreed, write, store_one = parts.rows.open, _agreed(parts), parts.write, parts.numbers.store_one
     value, shift, merged = parts.looks.value, parts.looks.shift, parts.looks.merged
     aim_of, target_of, plain, slot = parts.rows.aim, parts.ends.target, parts.plain, parts.slot
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
@@ -328,18 +315,17 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
-        share = share_in_block(0, slot, plain)
+        share = share_of(lane_in_block(0, slot, plain), first, last)
         at = call.stats + row.number * call.parts * (n_fields * number_bytes)
         stats = all_parts(call, at, np.int64(cuda.threadIdx.x))
         target = target_of(call, row, aim_of(call, row), load(at, TARGET * call.parts, zero))
         plan = agreed(call, row, target, stats, mine == 0)
         if call.g != 0:
-            write(call, row, plan, first, last, share)
+            write(call, row, plan, share)
             wait()
-            if leader:
-                k = (target.y + row.shift) >> lane_bits
-                if k >= first and k < last:
-                    write_target(call, row, target, plan)
+            k = (target.y + row.shift) >> lane_bits
+            if plan.target != 0 and k >= first and k < last:
+                store_one(plan.target, plan.at_target)
 
     return finish
 

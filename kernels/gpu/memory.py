@@ -31,6 +31,7 @@ CHUNK_BYTES = 16
 # need computing but the first one's, and several accesses are on their way at a time.
 TILE = 4
 TILE_STEP = 32 * CHUNK_BYTES
+WHOLE_TILE = (TILE - 1) * TILE_STEP  # from its first chunk to its last: it is whole where that lies before the end
 
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of the address spaces
 
@@ -60,6 +61,8 @@ class Numbers(NamedTuple):
     kept_tile: Any  # likewise
     keep_one: Any  # (address, number)
     kept_one: Any  # (address) -> number
+    keep_two: Any  # (address, two numbers)
+    kept_two: Any  # (address) -> two numbers
     keep_place: Any  # (address, 32-bit whole number)
     kept_place: Any  # (address) -> 32-bit whole number
 
@@ -420,7 +423,9 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
 
         return kept
 
-    return keep_raw, kept_raw, keep, keeping(1), keeping(TILE), *_one_in_shared(arithmetic), *_one_in_shared(types.int32)
+    return keep_raw, kept_raw, keep, keeping(1), keeping(TILE), *_one_in_shared(arithmetic), *_two_in_shared(
+        arithmetic
+    ), *_one_in_shared(types.int32)
 
 
 def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:
@@ -440,3 +445,26 @@ def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:
         return ty(types.int64), codegen
 
     return keep_one, kept_one
+
+
+def _two_in_shared(ty: types.Type) -> tuple[Any, Any]:
+    vec, pair, bytes_ = ir.VectorType(ir_of(ty), 2), types.UniTuple(ty, 2), 2 * ty.bitwidth // 8
+
+    @intrinsic
+    def keep_two(typingctx: Any, address: types.Integer, two: types.UniTuple) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            both = _gather(builder, cgutils.unpack_tuple(builder, args[1]))
+            builder.store(both, _at(builder, args[0], vec, _SHARED), align=bytes_)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, pair), codegen
+
+    @intrinsic
+    def kept_two(typingctx: Any, address: types.Integer) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            both = builder.load(_at(builder, args[0], vec, _SHARED), align=bytes_)
+            return cgutils.pack_array(builder, _lanes(builder, both))
+
+        return pair(types.int64), codegen
+
+    return keep_two, kept_two

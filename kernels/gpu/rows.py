@@ -24,16 +24,15 @@ CHUNK_BITS = 4
 
 
 class Row(NamedTuple):
-    """One row, as its threads see it."""
+    """One row, as its threads see it. Addresses are those of its chunks: the first may begin before the row does."""
 
     n: int  # classes; 0 where there is no such row
     x: int  # address of its first logit
-    shift: int  # how many elements that lies behind a multiple of 16 bytes
+    shift: int  # how many elements that lies behind its first chunk
     chunks: int
-    first_whole: Any  # chunks from this one
-    whole: int  # up to this one can be read at once
-    writable: int  # likewise, for the gradient
+    whole: int  # chunks from x to this address can be read at once
     g: int  # address of the gradient's first element
+    writable: int  # likewise
     q: int
     number: int
 
@@ -52,11 +51,9 @@ class Rows(NamedTuple):
     open: Any  # (call, number, there) -> Row
     aim: Any  # (call, row) -> Aim
     place: Any  # (row, k) -> address of chunk k
-    place_of_grad: Any  # likewise, where it can be written at once
-    chunk: Any  # (row, k) -> chunk k, as loaded, where it can be read at once
-    edge: Any  # (call, row, k, filler) -> chunk k, as loaded, wherever it lies
-    put_chunk: Any  # (row, k, vector): into the gradient, where it can be written at once
-    put_edge: Any  # (call, row, k, vector): likewise, wherever it lies
+    place_of_grad: Any  # likewise
+    chunk: Any  # (call, row, k, filler) -> chunk k, as loaded, what is outside of the row ``filler``
+    put_chunk: Any  # (call, row, k, vector): what is inside of the row, into the gradient
     inside: Any  # (row, k) -> which of its lanes belong to the row
     spread: Any  # (call, row, k, inside) -> the spread weights of its classes
     number_at: Any  # (address, index, otherwise) -> the number there, or ``otherwise`` where the address is 0
@@ -105,19 +102,17 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         n = call.n_classes if there else 0
         number = number if there else 0
         x = start_of(call.x, call.x_step, call.x_offsets, number)
+        g = start_of(call.g, call.g_step, call.g_offsets, number)
+        q = start_of(call.q, call.q_step, call.q_offsets, number)
         # (no shift where there is no row: its first chunk would count as one, and be read)
         shift = (x & (CHUNK_BYTES - 1)) >> item_bits if there else 0
-        g = start_of(call.g, call.g_step, call.g_offsets, number)
-        whole = (n + shift) >> lane_bits
-        writable = whole
-        if call.x_stride != item:
-            whole = 0
-        if call.g_stride != item or (g & (CHUNK_BYTES - 1)) >> item_bits != shift:
-            writable = 0
-        q = start_of(call.q, call.q_step, call.q_offsets, number)
-        first_whole = np.int64(1) if shift > 0 else np.int64(0)
         chunks = (n + shift + (lanes - 1)) >> lane_bits
-        return Row(n, x, shift, chunks, first_whole, whole, writable, g, q, number)
+        whole, writable = np.int64(0), np.int64(0)
+        if call.x_stride == item:
+            whole = (x + n * item) & -CHUNK_BYTES
+        if call.g_stride == item and (x ^ g) & (CHUNK_BYTES - 1) == 0:
+            writable = (g + n * item) & -CHUNK_BYTES
+        return Row(n, x, shift, chunks, whole, g, writable, q, number)
 
     @inline
     def aim(call: Call, row: Row):
@@ -139,20 +134,19 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         return row.g - (row.shift << item_bits) + (k << CHUNK_BITS)
 
     @inline
-    def chunk(row: Row, k):
-        return load(place(row, k))
-
-    @inline
-    def edge(call: Call, row: Row, k, filler):
+    def chunk(call: Call, row: Row, k, filler):
+        at = place(row, k)
+        if at >= row.x and at < row.whole:
+            return load(at)
         return load_edge(row.x, call.x_stride, (k << lane_bits) - row.shift, row.n, filler)
 
     @inline
-    def put_chunk(row: Row, k, vector):
-        store(place_of_grad(row, k), vector)
-
-    @inline
-    def put_edge(call: Call, row: Row, k, vector):
-        store_edge(row.g, call.g_stride, (k << lane_bits) - row.shift, row.n, vector)
+    def put_chunk(call: Call, row: Row, k, vector):
+        at = place_of_grad(row, k)
+        if at >= row.g and at < row.writable:
+            store(at, vector)
+        else:
+            store_edge(row.g, call.g_stride, (k << lane_bits) - row.shift, row.n, vector)
 
     @inline
     def inside(row: Row, k):
@@ -183,6 +177,4 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(
-        open_row, aim, place, place_of_grad, chunk, edge, put_chunk, put_edge, inside, spread, number_at, put_number
-    )
+    return Rows(open_row, aim, place, place_of_grad, chunk, put_chunk, inside, spread, number_at, put_number)

@@ -1,4 +1,4 @@
-"""Which chunks of a row each of its threads takes.
+"""Which chunks of a row, or of a part of it, each of its threads takes.
 
 The threads that read neighbouring chunks at a time are ``apart`` many, and each of them takes TILE chunks that far apart
 before the next tile. In plain kernels these are a warp, so that the distance is the same in every kernel: a number in
@@ -15,31 +15,51 @@ from numba import cuda
 from .compile import inline
 from .memory import CHUNK_BYTES, TILE, place_in_block
 from .together import WARP
+from .vector import once
 
 
 class Share(NamedTuple):
-    """What is a thread's; of a whole row, or of a part, whose first chunk counts as 0."""
+    """What is a thread's of chunks ``k`` to ``last``."""
 
-    first: Any  # chunk
+    k: Any  # its first chunk
+    last: Any  # the one after the last of all
+    offset: Any  # from the row's first chunk to the thread's, in bytes
+    left: Any  # from there to the end of all
     apart: Any  # chunks of a tile
     step: Any  # from tile to tile
     slots: Any  # where in the block's memory its first chunk is kept
 
 
-@inline
-def share_in_warp(lane, lanes, memory):
-    """Of a lane's, among those that share a row."""
-    return Share(lane, lanes, TILE * lanes, place_in_block(memory + CHUNK_BYTES * lane))
+class Lane(NamedTuple):
+    """A thread among those of its row."""
+
+    first: Any
+    apart: Any
+    step: Any
+    slots: Any
 
 
 @inline
-def share_in_block(memory, slot_bytes, tiled):
-    """Of a thread's in its block."""
+def lane_in_warp(lane, lanes, memory):
+    """Of those that share a row."""
+    return Lane(lane, lanes, TILE * lanes, place_in_block(memory + CHUNK_BYTES * lane))
+
+
+@inline
+def lane_in_block(memory, slot_bytes, tiled):
+    """Of all."""
     thread, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
     if not tiled:
-        return Share(thread, width, TILE * width, place_in_block(memory + CHUNK_BYTES * thread))
+        return Lane(thread, width, TILE * width, place_in_block(memory + CHUNK_BYTES * thread))
     lane = thread & (WARP - 1)
-    before = (thread - lane) * TILE  # chunks of the warps before this one
-    return Share(
-        before + lane, np.int64(WARP), width * TILE, place_in_block(memory + slot_bytes * before + CHUNK_BYTES * lane)
-    )
+    first = once(TILE * thread - (TILE - 1) * lane)
+    slots = once(place_in_block(memory + slot_bytes * first - (slot_bytes - CHUNK_BYTES) * lane))
+    return Lane(first, np.int64(WARP), TILE * width, slots)
+
+
+@inline
+def share_of(lane: Lane, first, last):
+    """What is a thread's of chunks first to last."""
+    k = first + lane.first
+    offset = CHUNK_BYTES * k
+    return Share(k, last, offset, once(CHUNK_BYTES * last - offset), lane.apart, lane.step, lane.slots)

@@ -14,11 +14,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda
 
 from .call import Call
 from .compile import inline
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE, Numbers, chunk_in_block
+from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block, place_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share
 from .together import NOWHERE, WARP, Together
@@ -48,8 +49,8 @@ class Looks(NamedTuple):
 
     value: Any  # (call, o) -> v
     shift: Any  # (call, v) -> K and base of rows with that largest v
-    keep: Any  # (call, row, first, last, share) -> the largest o among the thread's of chunks first to last, all kept
-    look: Any  # (call, row, first, last, share, largest o, o_target) -> Stats of these chunks
+    keep: Any  # (call, row, share) -> the largest o among the thread's chunks, all of which are kept
+    look: Any  # (call, row, share, largest o, o_target) -> Stats of all threads' chunks
     merged: Any  # (call, a, b) -> Stats of two parts together
     nothing: Any  # () -> Stats of no class
 
@@ -64,13 +65,13 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         numbers.widen, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept, numbers.kept_tile,
         numbers.load_tile,
     )  # fmt: skip
-    chunk_at, edge_at, inside_of, spread_of, place = rows.chunk, rows.edge, rows.inside, rows.spread, rows.place
+    chunk_at, inside_of, spread_of, place = rows.chunk, rows.inside, rows.spread, rows.place
+    keep_one, kept_one = numbers.keep_one, numbers.kept_one
     all_sums, all_places, wait = together.sums, together.sum_places, together.wait
     all_largest, smallest_of_all = together.largest, together.smallest_place
     lane_bits = numbers.lanes.bit_length() - 1
     filler = number(-np.inf) if plain else zero
-    SLOT = chunk_in_block(numbers, plain)
-    BEYOND = (TILE - 1) * WARP  # from the first chunk of a tile to its last
+    SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
     def value(call: Call, o):
@@ -137,7 +138,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     @inline
     def take(call: Call, row: Row, share: Share, k, slot):
         """Keep a chunk, and give the largest ``o`` in it."""
-        raw = chunk_at(row, k) if k >= row.first_whole and k < row.whole else edge_at(call, row, k, filler)
+        raw = chunk_at(call, row, k, filler)
         if plain:
             keep(slot, CHUNK_BYTES * share.apart, widen(raw))
             return largest(widen(raw))
@@ -145,93 +146,112 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         return largest(where(inside_of(row, k), widen(raw) * call.order, -inf))
 
     @inline
-    def keep_all(call: Call, row: Row, first, last, share: Share):
+    def keep_all(call: Call, row: Row, share: Share):
         """Keep the thread's chunks, and give the largest ``o`` among them."""
-        highest, start = -inf, first + share.first
-        k, before = start, False
+        start, tile = place(row, 0) + share.offset, CHUNK_BYTES * share.step
+        highest, stop, at, slot, before = -inf, start + share.left, start, share.slots, False
         if plain and share.apart == WARP:
-            before = start < row.first_whole
+            before = start < row.x
             if before:
-                k += share.step
-            at, end = place(row, k), place(row, min(last, row.whole) - BEYOND)
-            slot = share.slots + SLOT * (k - start)
+                at, slot = at + tile, slot + HALVES * tile
+            end = min(stop, row.whole) - WHOLE_TILE
             while at < end:
                 v = widen(load_tile(at))
-                keep(slot, CHUNK_BYTES * WARP, v)
+                keep(slot, TILE_STEP, v)
                 highest = larger(highest, largest(v))
-                at, slot = at + CHUNK_BYTES * share.step, slot + SLOT * share.step
+                at, slot = at + tile, slot + HALVES * tile
                 not_unrolled()
-            k = (at - place(row, 0)) >> CHUNK_BITS
-        # The chunks of the last tile, or in another kernel of all tiles, and those of a first tile that is not whole.
-        upcoming, n = k + share.step, 0
-        if before:
-            k, upcoming = start, k
-        while k < last:
-            highest = larger(highest, take(call, row, share, k, share.slots + SLOT * (k - start)))
-            k, n = k + share.apart, n + 1
-            if n == TILE:
-                k, upcoming, n = upcoming, upcoming + share.step, 0
+        # One by one, the chunks of a last tile that is not whole, or in other kernels of all, and those of a first tile.
+        if before or at < stop:
+            k = share.k + ((at - start) >> CHUNK_BITS)
+            upcoming, n = k + share.step, 0
+            if before:
+                k, upcoming = share.k, k
+            while k < share.last:
+                highest = larger(highest, take(call, row, share, k, share.slots + SLOT * (k - share.k)))
+                k, n = k + share.apart, n + 1
+                if n == TILE:
+                    k, upcoming, n = upcoming, upcoming + share.step, 0
         return highest
 
     @inline
-    def look_plain(call: Call, row: Row, first, last, share: Share, own, o_target):
-        top = all_largest(own, call.lane_bits)
-        k_of, base = shift(call, top)
-        apart, tiled = share.apart, share.apart == WARP
-        plane, chunk_step, tile_step = CHUNK_BYTES * apart, SLOT * apart, SLOT * share.step
-        slots, end = share.slots, share.slots + SLOT * (last - first - share.first)
-        whole = end - SLOT * BEYOND if tiled else slots
+    def largest_of_row(call: Call, own):
+        """The largest ``o`` and ``v``, and K and base."""
+        o_top = all_largest(own, call.lane_bits)
+        at = place_in_block(0)
+        if not block or cuda.threadIdx.x == 0:
+            top = value(call, o_top)
+            power, base = shift(call, top)
+            if not block:
+                return o_top, top, power, base
+            keep_one(at, o_top)
+            keep_one(at + 8, top)
+            keep_one(at + 16, power)
+            keep_one(at + 24, base)
+        wait()
+        return kept_one(at), kept_one(at + 8), kept_one(at + 16), kept_one(at + 24)
+
+    def changing(change: Any) -> Any:
+        """Over what the thread keeps."""
+
+        @inline
+        def changed(call: Call, share: Share, magic, mark):
+            plane, end = CHUNK_BYTES * share.apart, share.slots + HALVES * share.left
+            slot, a, b = share.slots, zero, zero
+            if share.apart == WARP:
+                while slot < end - HALVES * WHOLE_TILE:
+                    v, more_a, more_b = change(kept_tile(slot, plane), call, magic, mark)
+                    keep(slot, plane, v)
+                    slot, a, b = slot + SLOT * share.step, a + more_a, b + more_b
+                    not_unrolled()
+            while slot < end:
+                v, more_a, more_b = change(kept(slot, plane), call, magic, mark)
+                keep(slot, plane, v)
+                slot, a, b = slot + SLOT * share.apart, a + more_a, b + more_b
+                not_unrolled()
+            return a, b
+
+        return changed
+
+    @inline
+    def lowered(v, call: Call, magic, mark):
+        return v - mark, zero, zero
+
+    @inline
+    def raised(v, call: Call, magic, mark):
+        e = power(v, call.hi, call.lo, magic)
+        return e, total(e), zero
+
+    @inline
+    def raised_but_largest(v, call: Call, magic, mark):
+        e = power(v, call.hi, call.lo, magic)
+        return e, total(where(v == mark, zero, e)), total(where(v == mark, unity, zero))
+
+    lower, raise_all, raise_but_largest = changing(lowered), changing(raised), changing(raised_but_largest)
+
+    @inline
+    def look_plain(call: Call, row: Row, share: Share, own, o_target):
+        _, top, k_of, base = largest_of_row(call, own)
         if base != zero:
-            slot = slots
-            while slot < whole:
-                keep(slot, plane, kept_tile(slot, plane) - base)
-                slot += tile_step
-            while slot < end:
-                keep(slot, plane, kept(slot, plane) - base)
-                slot += chunk_step
-        magic, mark = one - k_of, top - base
-        rest, ties = zero, zero
-        slot = slots
+            lower(call, share, zero, base)
         if block and own < top:  # all threads of a block but a few
-            while slot < whole:
-                e = power(kept_tile(slot, plane), call.hi, call.lo, magic)
-                keep(slot, plane, e)
-                rest = rest + total(e)
-                slot += tile_step
-            while slot < end:
-                e = power(kept(slot, plane), call.hi, call.lo, magic)
-                keep(slot, plane, e)
-                rest = rest + total(e)
-                slot += chunk_step
+            rest, ties = raise_all(call, share, one - k_of, zero)
         else:
-            while slot < whole:
-                v = kept_tile(slot, plane)
-                e = power(v, call.hi, call.lo, magic)
-                keep(slot, plane, e)
-                rest, ties = rest + total(where(v == mark, zero, e)), ties + total(where(v == mark, unity, zero))
-                slot += tile_step
-            while slot < end:
-                v = kept(slot, plane)
-                e = power(v, call.hi, call.lo, magic)
-                keep(slot, plane, e)
-                rest, ties = rest + total(where(v == mark, zero, e)), ties + total(where(v == mark, unity, zero))
-                slot += chunk_step
+            rest, ties = raise_but_largest(call, share, one - k_of, top - base)
         all_rest, all_ties = all_sums(rest, ties, call.lane_bits)
         return Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
 
     @inline
-    def look_general(call: Call, row: Row, first, last, share: Share, own, o_target):
-        o_top = all_largest(own, call.lane_bits)
-        top = value(call, o_top)
-        k_of, base = shift(call, top)
+    def look_general(call: Call, row: Row, share: Share, own, o_target):
+        o_top, top, k_of, base = largest_of_row(call, own)
         magic = one - k_of
         middle = top if abs(top) < inf else zero  # (-inf alone: every difference from that would be NaN)
         rest, ties, linear, spread, distance = zeros(), zeros(), zeros(), zeros(), zeros()
         above, nan_at, top_at = np.int32(0), NOWHERE, NOWHERE
         spreads = call.q != 0 or call.share != zero
         wants_classes = call.argmax != 0 or call.correct != 0
-        k, slot = first + share.first, share.slots
-        while k < last:
+        k, slot = share.k, share.slots
+        while k < share.last:
             o = widen(kept_raw(slot)) * call.order
             belongs = inside_of(row, k)
             v = value(call, o)

@@ -1,8 +1,8 @@
 """What the threads of a row do together: reductions in a fixed order.
 
-In a block, every thread leaves what it found in the block's memory, and the first warp reduces that while the others
-wait: they have next to nothing to do, where shuffles in every warp would take each thread as long as it takes the first
-warp's. Of sums and places, nobody but the first warp gets the result, as nobody else needs it.
+In a block, every thread leaves what it found in the block's memory, and the first warp reduces it while the others wait:
+that takes one thread in 32 the time that shuffles in every warp would take all of them. Nobody but the first warp knows
+the result.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
+from numba.cuda import types
 
 from .compile import inline
 from .memory import Numbers, place_in_block
-from .vector import larger
+from .vector import exchanged_word, larger, not_unrolled
 
 WARP, WARP_BITS = 32, 5
 EVERY_LANE = 0xFFFFFFFF
@@ -25,10 +26,10 @@ NOWHERE = np.int32(2**31 - 1)  # beyond every place
 
 
 class Together(NamedTuple):
-    """Reductions over the threads of a row: ``2**bits`` lanes of a warp (the last argument), or the block."""
+    """Reductions over the threads of a row: ``2**bits`` lanes of a warp (the last argument), or the block, for its first warp."""
 
     sums: Any  # (a, b, bits) -> the sums of two numbers
-    largest: Any  # (a, bits); for all threads
+    largest: Any  # (a, bits)
     smallest_place: Any  # (a, bits), of 32-bit whole numbers
     sum_places: Any  # likewise
     wait: Any  # () until all are here, and see what the others wrote; in a block, between one reduction and the next
@@ -45,6 +46,11 @@ def _plus(a, b):
 
 
 @inline
+def _plus_two(a, b):
+    return a[0] + b[0], a[1] + b[1]
+
+
+@inline
 def _plus_places(a, b):
     return np.int32(a + b)
 
@@ -55,15 +61,30 @@ def _smaller_place(a, b):
 
 
 @cache
+def exchange_of(element: Any) -> Any:
+    """The function that gives a lane the value of the one that a power of two is between: (value, distance)."""
+    if element != types.float64:
+        return exchanged_word
+
+    @inline
+    def exchanged(value, distance):
+        return cuda.shfl_xor_sync(EVERY_LANE, value, distance)
+
+    return exchanged
+
+
+@cache
 def together(numbers: Numbers, block: bool) -> Together:
     """The reductions within blocks, or within parts of a warp."""
 
-    def among_lanes(combine: Any) -> Any:
+    def among_lanes(combine: Any, element: Any = numbers.arithmetic) -> Any:
+        exchanged = exchange_of(element)
+
         @inline
         def reduced(value, bits):
-            distance = (1 << bits) >> 1
+            distance = np.int32(1 << bits) >> 1
             while distance > 0:  # both of a pair compute the same
-                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, distance))
+                value = combine(value, exchanged(value, distance))
                 distance >>= 1
             return value
 
@@ -80,65 +101,57 @@ def together(numbers: Numbers, block: bool) -> Together:
         def wait():
             cuda.syncwarp()
 
-        return Together(sums, among_lanes(larger), among_lanes(_smaller_place), among_lanes(_plus_places), wait)
+        smallest, sum_places = among_lanes(_smaller_place, types.int32), among_lanes(_plus_places, types.int32)
+        return Together(sums, among_lanes(larger), smallest, sum_places, wait)
 
-    number_bytes = numbers.arithmetic.bitwidth // 8
-
-    @inline
-    def place(second):
-        """Where the thread leaves the first number, or the second."""
-        thread = np.int64(cuda.threadIdx.x) + (np.int64(cuda.blockDim.x) if second else 0)
-        return place_in_block(8 * SHARED_FIELDS + number_bytes * thread)
-
-    def in_first_warp(combine: Any, kept: Any) -> Any:
+    def in_first_warp(bytes_: int, combine: Any, exchanged: Any, keep: Any, kept: Any) -> Any:
         @inline
-        def collected(value, second):
-            """The reduction of what all threads left; the first warp's own is ``value``."""
-            at = place(second)
-            for _ in range(1, cuda.blockDim.x >> WARP_BITS):
-                at += WARP * number_bytes
-                value = combine(value, kept(at))
-            for step in range(WARP_BITS):
-                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, WARP >> (step + 1)))
+        def reduced(value):
+            thread = np.int64(cuda.threadIdx.x)
+            at = place_in_block(8 * SHARED_FIELDS + bytes_ * thread)
+            keep(at, value)
+            cuda.syncthreads()
+            if thread < WARP:
+                at += WARP * bytes_
+                end = place_in_block(8 * SHARED_FIELDS + bytes_ * np.int64(cuda.blockDim.x))
+                while at < end:
+                    value = combine(value, kept(at))
+                    at += WARP * bytes_
+                    not_unrolled()
+                value = combine(value, exchanged(value, 16))
+                value = combine(value, exchanged(value, 8))
+                value = combine(value, exchanged(value, 4))
+                value = combine(value, exchanged(value, 2))
+                value = combine(value, exchanged(value, 1))
             return value
 
-        return collected
+        return reduced
 
-    keep, kept, keep_place, kept_place = numbers.keep_one, numbers.kept_one, numbers.keep_place, numbers.kept_place
-    collected_sum, collected_largest = in_first_warp(_plus, kept), in_first_warp(larger, kept)
+    item, number_exchanged = numbers.arithmetic.bitwidth // 8, exchange_of(numbers.arithmetic)
+
+    @inline
+    def two_exchanged(two, distance):
+        return number_exchanged(two[0], distance), number_exchanged(two[1], distance)
+
+    sum_of_two = in_first_warp(2 * item, _plus_two, two_exchanged, numbers.keep_two, numbers.kept_two)
+    largest_of_block = in_first_warp(item, larger, number_exchanged, numbers.keep_one, numbers.kept_one)
+
+    def of_places(combine: Any) -> Any:
+        reduced = in_first_warp(4, combine, exchange_of(types.int32), numbers.keep_place, numbers.kept_place)
+
+        @inline
+        def places_of_block(value, bits):
+            return reduced(value)
+
+        return places_of_block
 
     @inline
     def block_sums(a, b, bits):
-        keep(place(False), a)
-        keep(place(True), b)
-        cuda.syncthreads()
-        if cuda.threadIdx.x < WARP:
-            a, b = collected_sum(a, False), collected_sum(b, True)
-        return a, b
+        return sum_of_two((a, b))
 
     @inline
     def block_largest(value, bits):
-        keep(place(False), value)
-        cuda.syncthreads()
-        if cuda.threadIdx.x < WARP:
-            value = collected_largest(value, False)
-            if cuda.threadIdx.x == 0:
-                keep(place_in_block(0), value)
-        cuda.syncthreads()
-        return kept(place_in_block(0))
-
-    def of_places(combine: Any) -> Any:
-        collected = in_first_warp(combine, kept_place)
-
-        @inline
-        def block_places(value, bits):
-            keep_place(place(False), value)
-            cuda.syncthreads()
-            if cuda.threadIdx.x < WARP:
-                value = collected(value, False)
-            return value
-
-        return block_places
+        return largest_of_block(value)
 
     @inline
     def wait_for_block():

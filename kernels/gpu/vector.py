@@ -261,11 +261,42 @@ def power_of_two(
 
 
 @intrinsic
+def exchanged_word(typingctx: Any, value: types.Type, distance: types.Integer) -> Any:
+    """The number, of 32 bits, of the lane whose index in the warp differs by ``distance``, a power of two.
+
+    (Numba has this for whole numbers: LLVM would move each float to another register, and back.)
+    """
+    kind = "f" if isinstance(value, types.Float) else "r"
+    known = getattr(distance, "literal_value", None)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        operands = [args[0]] if known else [args[0], context.cast(builder, args[1], sig.args[1], types.int32)]
+        of_them = ir.FunctionType(ir_of(value), [operand.type for operand in operands])
+        assembly = f"shfl.sync.bfly.b32 $0, $1, {known or '$2'}, 31, -1;"
+        made = builder.asm(of_them, assembly, f"={kind},{kind}" + ("" if known else ",r"), operands, True)
+        made.attributes.add("convergent")
+        return made
+
+    return value(value, distance), codegen
+
+
+@intrinsic
+def once(typingctx: Any, value: types.Integer) -> Any:
+    """A 64-bit whole number as it is, which LLVM is not to compute again wherever it is needed."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.asm(ir.FunctionType(I64, [I64]), "mov.b64 $0, $1;", "=l,l", [args[0]], False)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def not_unrolled(typingctx: Any) -> Any:
     """No instruction, but LLVM takes it for one whose loop it must not repeat: that costs a division before the loop."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
+        nothing = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
+        nothing.attributes.add("convergent")
         return context.get_dummy_value()
 
     return types.void(), codegen
