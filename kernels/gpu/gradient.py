@@ -14,7 +14,7 @@ from .rows import CHUNK_BITS, Row, Rows
 from .share import Share
 from .stats import Looks
 from .together import WARP
-from .vector import not_unrolled
+from .vector import moved
 
 
 @cache
@@ -73,16 +73,16 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
                 else:
                     d = gradient(call, row, plan, 0, widen(load_tile(at + distance)), False)
                 store(at, d)
-                at, slot = at + tile, slot + HALVES * tile
-                not_unrolled()
+                at, slot = moved(at, tile), slot + HALVES * tile
         if before or at < stop:  # as in stats.keep_all
             filler = zeros() + plan.filler
-            k = share.k + ((at - start) >> CHUNK_BITS)
-            upcoming, n = k + share.step, 0
+            mine, last = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS
+            k, n = mine + ((at - start) >> CHUNK_BITS), 0
+            upcoming = k + share.step
             if before:
-                k, upcoming = share.k, k
-            while k < share.last:
-                from_ = share.slots + SLOT * (k - share.k)
+                k, upcoming = mine, k
+            while k < last:
+                from_ = share.slots + SLOT * (k - mine)
                 put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, share, k, from_, spreads))
                 k, n = k + share.apart, n + 1
                 if n == TILE:

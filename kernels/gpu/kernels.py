@@ -28,14 +28,14 @@ from .compile import inline
 from .finish import Plan, Target, finishing
 from .gradient import writing
 from .maths import maths as maths_of
-from .memory import chunk_in_block, place_in_block
+from .memory import CHUNK_BYTES, SECTOR_BYTES, chunk_in_block, place_in_block
 from .memory import numbers as numbers_of
 from .rows import NO_TARGET, Row
 from .rows import rows as rows_of
 from .share import Lane, lane_in_block, lane_in_warp, share_of
 from .stats import Stats
 from .stats import looks as looks_of
-from .together import NOWHERE, SHARED_FIELDS, scratch_bytes
+from .together import NOWHERE, SHARED_FIELDS, WARP_BITS, scratch_bytes
 from .together import together as together_of
 from .vector import bits, from_bits
 
@@ -82,17 +82,16 @@ class Parts:
         self.target = self._target()
 
     def _target(self) -> Any:
-        load_one, zero, aim_of, target_of = self.numbers.load_one, self.maths.number(0.0), self.rows.aim, self.ends.target
-        plain = self.plain
+        load_one, zero, plain = self.numbers.load_one, self.maths.number(0.0), self.plain
+        find, target_of = self.rows.target, self.ends.target
 
         @inline
         def target(call: Call, row: Row, leader):
             """A row's target. In plain kernels, nobody but the leader needs it: each read is one more of the row."""
             if plain and not leader:
-                return Target(np.int64(NO_TARGET), False, False, zero, zero, zero)
-            aim = aim_of(call, row)
-            o = load_one(row.x + aim.y * call.x_stride) * call.order if aim.y != NO_TARGET else zero
-            return target_of(call, row, aim, o)
+                return Target(np.int64(NO_TARGET), zero, zero, zero)
+            y = find(call, row)
+            return target_of(call, y, load_one(row.x + y * call.x_stride) * call.order if y >= 0 else zero)
 
         return target
 
@@ -107,7 +106,7 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
         lane, lanes, group = thread & ((1 << bits) - 1), 1 << bits, thread >> bits
         number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + group
         there = number < call.n_rows
-        row = open_row(call, number, there)
+        row = open_row(call, number, there, SECTOR_BYTES if bits == WARP_BITS else CHUNK_BYTES)
         share = share_of(lane_in_warp(lane, lanes, group * slot * call.tile), np.int64(0), row.chunks)
         target = target_of(call, row, True)
         stats = look(call, row, share, keep(call, row, share), target.o)
@@ -157,7 +156,7 @@ def _block(parts: Parts) -> Callable[[Call], None]:
 
     def block(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         share = share_of(lane, np.int64(0), row.chunks)
         target = target_of(call, row, leader)
@@ -200,7 +199,7 @@ def _online(parts: Parts) -> Callable[[Call], None]:
 
     def online(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         target = target_of(call, row, leader)
         stats = pieces(call, row, np.int64(0), row.chunks, lane, target.o)
@@ -229,7 +228,7 @@ def _part(parts: Parts) -> Callable[[Call], None]:
 
     def part(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
@@ -256,7 +255,7 @@ def _part(parts: Parts) -> Callable[[Call], None]:
 def _finish(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, write, store_one = parts.rows.open, _agreed(parts), parts.write, parts.numbers.store_one
     value, shift, merged = parts.looks.value, parts.looks.shift, parts.looks.merged
-    aim_of, target_of, plain, slot = parts.rows.aim, parts.ends.target, parts.plain, parts.slot
+    find, target_of, plain, slot = parts.rows.target, parts.ends.target, parts.plain, parts.slot
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
     number_bytes, zero, whole = parts.number_bytes, parts.maths.number(0.0), parts.maths.whole
     nothing, n_fields = parts.looks.nothing, PLAIN_FIELDS if plain else STATS_FIELDS
@@ -311,14 +310,14 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
 
     def finish(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
         share = share_of(lane_in_block(0, slot, plain), first, last)
         at = call.stats + row.number * call.parts * (n_fields * number_bytes)
         stats = all_parts(call, at, np.int64(cuda.threadIdx.x))
-        target = target_of(call, row, aim_of(call, row), load(at, TARGET * call.parts, zero))
+        target = target_of(call, find(call, row), load(at, TARGET * call.parts, zero))
         plan = agreed(call, row, target, stats, mine == 0)
         if call.g != 0:
             write(call, row, plan, share)

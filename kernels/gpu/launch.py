@@ -24,8 +24,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .kernels import PLAIN_FIELDS, STATS_FIELDS, most_threads
-from .memory import TILE, Numbers, chunk_in_block, numbers
-from .together import SHARED_FIELDS, WARP, scratch_bytes
+from .memory import CHUNK_BYTES, SECTOR_BYTES, TILE, Numbers, chunk_in_block, numbers
+from .together import SHARED_FIELDS, WARP, WARP_BITS, scratch_bytes
 
 KIB = 1024
 
@@ -89,11 +89,11 @@ def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int,
     """Give the kernels for rows of a type."""
     of_type = numbers(dtype)
     slot = chunk_in_block(of_type, plain)
-    chunks = -(-(n_classes + of_type.lanes - 1) // of_type.lanes)  # wherever the row starts
+    chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
     row_bytes, kept_bytes = n_classes * of_type.item, n_classes // of_type.lanes * slot
     few = n_rows < FEW_ROWS * device.multiprocessors
     if kept_bytes <= (WARP_BYTES_OF_FEW if few else WARP_BYTES):
-        return warp(of_type, plain, n_rows, chunks)
+        return warp(of_type, plain, n_rows, n_classes)
     if row_bytes >= SPLIT_BYTES and 2 * n_rows <= device.multiprocessors:
         return _split(device, of_type, plain, n_rows, chunks, with_grad)
     choice = block(of_type, plain, n_rows, chunks)
@@ -102,9 +102,17 @@ def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int,
     return online(of_type, plain, n_rows, chunks, most_threads("online", plain), _tile(device, of_type, plain))
 
 
-def warp(of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
+def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
+    """Chunks of a row, wherever it starts: the first lies at a multiple of ``align`` bytes."""
+    return -(-(n_classes + align // of_type.item - 1) // of_type.lanes)
+
+
+def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
     """Lanes for a row: as many as leave each with two chunks."""
-    lane_bits = min(5, (-(-chunks // 2) - 1).bit_length())
+    chunks = chunks_of(of_type, n_classes, CHUNK_BYTES)
+    lane_bits = min(WARP_BITS, (-(-chunks // 2) - 1).bit_length())
+    if lane_bits == WARP_BITS:
+        chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
     threads = most_threads("warp", plain)
     rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
     launch = Launch("warp", (-(-n_rows // rows), 1), threads, rows * tile * chunk_in_block(of_type, plain))

@@ -26,6 +26,7 @@ from numba.cuda.extending import intrinsic
 from .vector import I16, I32, I64, Vec, ir_of
 
 CHUNK_BYTES = 16
+SECTOR_BYTES = 32  # that memory moves at least
 
 # A thread may take several chunks at once, with those of its warp's other threads between them: a tile. So no addresses
 # need computing but the first one's, and several accesses are on their way at a time.

@@ -19,16 +19,18 @@ _load_int8, _ = numbers_at(types.int8)
 _load_int16, _ = numbers_at(types.int16)
 _load_int32, _ = numbers_at(types.int32)
 
-NO_TARGET = -1
+# In place of a target that is a class, 0 or more:
+NO_TARGET, IGNORED, BAD = -1, -2, -3
+
 CHUNK_BITS = 4
 
 
 class Row(NamedTuple):
-    """One row, as its threads see it. Addresses are those of its chunks: the first may begin before the row does."""
+    """One row, as its threads see it. Its first chunk lies at a multiple of ``align`` bytes: in part or all before it."""
 
     n: int  # classes; 0 where there is no such row
     x: int  # address of its first logit
-    shift: int  # how many elements that lies behind its first chunk
+    shift: int  # how many elements that lies behind the first chunk
     chunks: int
     whole: int  # chunks from x to this address can be read at once
     g: int  # address of the gradient's first element
@@ -37,19 +39,11 @@ class Row(NamedTuple):
     number: int
 
 
-class Aim(NamedTuple):
-    """The target of a row."""
-
-    y: Any  # or NO_TARGET
-    ignored: bool
-    bad: bool  # the target is no class
-
-
 class Rows(NamedTuple):
     """The functions below, for logits of one type."""
 
-    open: Any  # (call, number, there) -> Row
-    aim: Any  # (call, row) -> Aim
+    open: Any  # (call, number, there, align) -> Row
+    target: Any  # (call, row) -> class, or one of those above
     place: Any  # (row, k) -> address of chunk k
     place_of_grad: Any  # likewise
     chunk: Any  # (call, row, k, filler) -> chunk k, as loaded, what is outside of the row ``filler``
@@ -98,14 +92,14 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
     load_number, store_number = numbers_at(numbers.arithmetic)
 
     @inline
-    def open_row(call: Call, number, there):
+    def open_row(call: Call, number, there, align):
         n = call.n_classes if there else 0
         number = number if there else 0
         x = start_of(call.x, call.x_step, call.x_offsets, number)
         g = start_of(call.g, call.g_step, call.g_offsets, number)
         q = start_of(call.q, call.q_step, call.q_offsets, number)
         # (no shift where there is no row: its first chunk would count as one, and be read)
-        shift = (x & (CHUNK_BYTES - 1)) >> item_bits if there else 0
+        shift = (x & (align - 1)) >> item_bits if there else 0
         chunks = (n + shift + (lanes - 1)) >> lane_bits
         whole, writable = np.int64(0), np.int64(0)
         if call.x_stride == item:
@@ -115,15 +109,13 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         return Row(n, x, shift, chunks, whole, g, writable, q, number)
 
     @inline
-    def aim(call: Call, row: Row):
-        y, ignored, bad = np.int64(NO_TARGET), False, False
-        if call.targets != 0 and row.n != 0:
-            y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
-            ignored = y == call.ignore_index
-            bad = not ignored and (y < 0 or y >= row.n)
-            if ignored or bad:
-                y = np.int64(NO_TARGET)
-        return Aim(y, ignored, bad)
+    def target(call: Call, row: Row):
+        if call.targets == 0 or row.n == 0:
+            return np.int64(NO_TARGET)
+        y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
+        if y == call.ignore_index:
+            return np.int64(IGNORED)
+        return y if y >= 0 and y < row.n else np.int64(BAD)
 
     @inline
     def place(row: Row, k):
@@ -177,4 +169,4 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, aim, place, place_of_grad, chunk, put_chunk, inside, spread, number_at, put_number)
+    return Rows(open_row, target, place, place_of_grad, chunk, put_chunk, inside, spread, number_at, put_number)

@@ -21,10 +21,8 @@ from .vector import once
 class Share(NamedTuple):
     """What is a thread's of chunks ``k`` to ``last``."""
 
-    k: Any  # its first chunk
-    last: Any  # the one after the last of all
     offset: Any  # from the row's first chunk to the thread's, in bytes
-    left: Any  # from there to the end of all
+    left: Any  # from there to the end of all chunks, in bytes
     apart: Any  # chunks of a tile
     step: Any  # from tile to tile
     slots: Any  # where in the block's memory its first chunk is kept
@@ -33,7 +31,7 @@ class Share(NamedTuple):
 class Lane(NamedTuple):
     """A thread among those of its row."""
 
-    first: Any
+    offset: Any
     apart: Any
     step: Any
     slots: Any
@@ -42,7 +40,7 @@ class Lane(NamedTuple):
 @inline
 def lane_in_warp(lane, lanes, memory):
     """Of those that share a row."""
-    return Lane(lane, lanes, TILE * lanes, place_in_block(memory + CHUNK_BYTES * lane))
+    return Lane(CHUNK_BYTES * lane, lanes, TILE * lanes, place_in_block(memory + CHUNK_BYTES * lane))
 
 
 @inline
@@ -50,16 +48,15 @@ def lane_in_block(memory, slot_bytes, tiled):
     """Of all."""
     thread, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
     if not tiled:
-        return Lane(thread, width, TILE * width, place_in_block(memory + CHUNK_BYTES * thread))
+        return Lane(CHUNK_BYTES * thread, width, TILE * width, place_in_block(memory + CHUNK_BYTES * thread))
     lane = thread & (WARP - 1)
-    first = once(TILE * thread - (TILE - 1) * lane)
-    slots = once(place_in_block(memory + slot_bytes * first - (slot_bytes - CHUNK_BYTES) * lane))
-    return Lane(first, np.int64(WARP), TILE * width, slots)
+    offset = once(CHUNK_BYTES * TILE * thread - CHUNK_BYTES * (TILE - 1) * lane)
+    slots = once(place_in_block(memory + slot_bytes // CHUNK_BYTES * offset - (slot_bytes - CHUNK_BYTES) * lane))
+    return Lane(offset, np.int64(WARP), TILE * width, slots)
 
 
 @inline
 def share_of(lane: Lane, first, last):
     """What is a thread's of chunks first to last."""
-    k = first + lane.first
-    offset = CHUNK_BYTES * k
-    return Share(k, last, offset, once(CHUNK_BYTES * last - offset), lane.apart, lane.step, lane.slots)
+    offset = lane.offset + CHUNK_BYTES * first
+    return Share(offset, once(CHUNK_BYTES * last - offset), lane.apart, lane.step, lane.slots)

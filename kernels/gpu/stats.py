@@ -23,7 +23,7 @@ from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share
 from .together import NOWHERE, WARP, Together
-from .vector import fma, larger, largest, not_unrolled, places, smallest_place, total, where
+from .vector import fma, larger, largest, moved, places, smallest_place, total, where
 
 
 class Stats(NamedTuple):
@@ -159,16 +159,16 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
                 v = widen(load_tile(at))
                 keep(slot, TILE_STEP, v)
                 highest = larger(highest, largest(v))
-                at, slot = at + tile, slot + HALVES * tile
-                not_unrolled()
+                at, slot = moved(at, tile), slot + HALVES * tile
         # One by one, the chunks of a last tile that is not whole, or in other kernels of all, and those of a first tile.
         if before or at < stop:
-            k = share.k + ((at - start) >> CHUNK_BITS)
-            upcoming, n = k + share.step, 0
+            mine, last = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS
+            k, n = mine + ((at - start) >> CHUNK_BITS), 0
+            upcoming = k + share.step
             if before:
-                k, upcoming = share.k, k
-            while k < share.last:
-                highest = larger(highest, take(call, row, share, k, share.slots + SLOT * (k - share.k)))
+                k, upcoming = mine, k
+            while k < last:
+                highest = larger(highest, take(call, row, share, k, share.slots + SLOT * (k - mine)))
                 k, n = k + share.apart, n + 1
                 if n == TILE:
                     k, upcoming, n = upcoming, upcoming + share.step, 0
@@ -202,13 +202,11 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
                 while slot < end - HALVES * WHOLE_TILE:
                     v, more_a, more_b = change(kept_tile(slot, plane), call, magic, mark)
                     keep(slot, plane, v)
-                    slot, a, b = slot + SLOT * share.step, a + more_a, b + more_b
-                    not_unrolled()
+                    slot, a, b = moved(slot, SLOT * share.step), a + more_a, b + more_b
             while slot < end:
                 v, more_a, more_b = change(kept(slot, plane), call, magic, mark)
                 keep(slot, plane, v)
-                slot, a, b = slot + SLOT * share.apart, a + more_a, b + more_b
-                not_unrolled()
+                slot, a, b = moved(slot, SLOT * share.apart), a + more_a, b + more_b
             return a, b
 
         return changed
@@ -250,8 +248,8 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         above, nan_at, top_at = np.int32(0), NOWHERE, NOWHERE
         spreads = call.q != 0 or call.share != zero
         wants_classes = call.argmax != 0 or call.correct != 0
-        k, slot = share.k, share.slots
-        while k < share.last:
+        k, last, slot = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS, share.slots
+        while k < last:
             o = widen(kept_raw(slot)) * call.order
             belongs = inside_of(row, k)
             v = value(call, o)

@@ -16,7 +16,7 @@ from numba.cuda import types
 
 from .compile import inline
 from .memory import Numbers, place_in_block
-from .vector import exchanged_word, larger, not_unrolled
+from .vector import exchanged_near_word, exchanged_word, larger, moved
 
 WARP, WARP_BITS = 32, 5
 EVERY_LANE = 0xFFFFFFFF
@@ -61,10 +61,10 @@ def _smaller_place(a, b):
 
 
 @cache
-def exchange_of(element: Any) -> Any:
-    """The function that gives a lane the value of the one that a power of two is between: (value, distance)."""
+def exchange_of(element: Any, near: bool = False) -> Any:
+    """The function for numbers of a type that gives a lane what another one has; ``near``: at a constant distance."""
     if element != types.float64:
-        return exchanged_word
+        return exchanged_near_word if near else exchanged_word
 
     @inline
     def exchanged(value, distance):
@@ -116,8 +116,7 @@ def together(numbers: Numbers, block: bool) -> Together:
                 end = place_in_block(8 * SHARED_FIELDS + bytes_ * np.int64(cuda.blockDim.x))
                 while at < end:
                     value = combine(value, kept(at))
-                    at += WARP * bytes_
-                    not_unrolled()
+                    at = moved(at, WARP * bytes_)
                 value = combine(value, exchanged(value, 16))
                 value = combine(value, exchanged(value, 8))
                 value = combine(value, exchanged(value, 4))
@@ -127,7 +126,7 @@ def together(numbers: Numbers, block: bool) -> Together:
 
         return reduced
 
-    item, number_exchanged = numbers.arithmetic.bitwidth // 8, exchange_of(numbers.arithmetic)
+    item, number_exchanged = numbers.arithmetic.bitwidth // 8, exchange_of(numbers.arithmetic, near=True)
 
     @inline
     def two_exchanged(two, distance):
@@ -137,7 +136,7 @@ def together(numbers: Numbers, block: bool) -> Together:
     largest_of_block = in_first_warp(item, larger, number_exchanged, numbers.keep_one, numbers.kept_one)
 
     def of_places(combine: Any) -> Any:
-        reduced = in_first_warp(4, combine, exchange_of(types.int32), numbers.keep_place, numbers.kept_place)
+        reduced = in_first_warp(4, combine, exchange_of(types.int32, near=True), numbers.keep_place, numbers.kept_place)
 
         @inline
         def places_of_block(value, bits):

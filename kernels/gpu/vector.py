@@ -260,24 +260,27 @@ def power_of_two(
     return v(v, hi, lo, down, most, back), codegen
 
 
-@intrinsic
-def exchanged_word(typingctx: Any, value: types.Type, distance: types.Integer) -> Any:
-    """The number, of 32 bits, of the lane whose index in the warp differs by ``distance``, a power of two.
+def _exchange(distance_as: str) -> Any:
+    @intrinsic
+    def exchanged(typingctx: Any, value: types.Type, distance: types.Integer) -> Any:
+        kind = "f" if isinstance(value, types.Float) else "r"
 
-    (Numba has this for whole numbers: LLVM would move each float to another register, and back.)
-    """
-    kind = "f" if isinstance(value, types.Float) else "r"
-    known = getattr(distance, "literal_value", None)
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            distance = context.cast(builder, args[1], sig.args[1], types.int32)
+            of_two = ir.FunctionType(ir_of(value), [ir_of(value), I32])
+            constraint = f"={kind},{kind},{distance_as}"
+            made = builder.asm(of_two, "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", constraint, [args[0], distance], True)
+            made.attributes.add("convergent")
+            return made
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        operands = [args[0]] if known else [args[0], context.cast(builder, args[1], sig.args[1], types.int32)]
-        of_them = ir.FunctionType(ir_of(value), [operand.type for operand in operands])
-        assembly = f"shfl.sync.bfly.b32 $0, $1, {known or '$2'}, 31, -1;"
-        made = builder.asm(of_them, assembly, f"={kind},{kind}" + ("" if known else ",r"), operands, True)
-        made.attributes.add("convergent")
-        return made
+        return value(value, distance), codegen
 
-    return value(value, distance), codegen
+    return exchanged
+
+
+# (number of 32 bits, distance) -> that of the lane whose index in the warp differs by a power of two, which in the latter
+# is a constant. Numba has this for whole numbers: LLVM would move each float to another register, and back.
+exchanged_word, exchanged_near_word = _exchange("r"), _exchange("n")
 
 
 @intrinsic
@@ -291,15 +294,17 @@ def once(typingctx: Any, value: types.Integer) -> Any:
 
 
 @intrinsic
-def not_unrolled(typingctx: Any) -> Any:
-    """No instruction, but LLVM takes it for one whose loop it must not repeat: that costs a division before the loop."""
+def moved(typingctx: Any, address: types.Integer, by: types.Integer) -> Any:
+    """``address + by``, from one round of a loop to the next, so that LLVM cannot foresee how many there are.
+
+    It would repeat the rounds, which are long enough, and for that divide by ``by``, once for each thread of a row.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        nothing = builder.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
-        nothing.attributes.add("convergent")
-        return context.get_dummy_value()
+        of_two = ir.FunctionType(I64, [I64, I64])
+        return builder.asm(of_two, "add.s64 $0, $1, $2;", "=l,l,ln", args, False)
 
-    return types.void(), codegen
+    return types.int64(types.int64, types.int64), codegen
 
 
 # --- lanes -----------------------------------------------------------------------------------------------------------

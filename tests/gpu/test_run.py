@@ -16,7 +16,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, i
 from fastce.kernels import reference
 from fastce.kernels.gpu.call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
 from fastce.kernels.gpu import launch
-from fastce.kernels.gpu.memory import numbers
+from fastce.kernels.gpu.memory import SECTOR_BYTES, numbers
 from fastce.kernels.task import Task
 
 from . import standin
@@ -127,9 +127,9 @@ def device_of(case):
 def choice(name, dtype, plain, n_rows, n_classes, with_grad):
     """The launches of a kernel, with few threads and little memory, so that small rows are several pieces."""
     of_type = numbers(dtype)
-    chunks = -(-(n_classes + of_type.lanes - 1) // of_type.lanes)
     if name == "warp":
-        return launch.warp(of_type, plain, n_rows, chunks)
+        return launch.warp(of_type, plain, n_rows, n_classes)
+    chunks = launch.chunks_of(of_type, n_classes, SECTOR_BYTES)
     if name == "block":
         return launch.block(of_type, plain, n_rows, chunks)
     threads, tile = 64, 256
