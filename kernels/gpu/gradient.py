@@ -11,7 +11,7 @@ from .finish import Plan
 from .maths import Maths
 from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block
 from .rows import CHUNK_BITS, Row, Rows
-from .share import Share
+from .share import Share, following
 from .stats import Looks
 from .together import WARP
 from .vector import moved
@@ -27,12 +27,12 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     zero, one = number(0.0), number(1.0)
     widen, zeros, load_tile, store = numbers.widen, numbers.zeros, numbers.load_tile, numbers.store
     kept, kept_tile, kept_raw = numbers.kept, numbers.kept_tile, numbers.kept_raw
-    chunk_at, put_chunk, place_of_grad = rows.chunk, rows.put_chunk, rows.place_of_grad
+    chunk_at, put_chunk, first_class = rows.chunk, rows.put_chunk, rows.first_class
     inside_of, spread_of, value = rows.inside, rows.spread, looks.value
     SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
-    def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
+    def gradient(call: Call, row: Row, plan: Plan, j, o, spreads):
         """Of a chunk, or in plain kernels a tile; ``o``: its logits."""
         if plain:
             return power(o - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
@@ -41,30 +41,29 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
             return (v - plan.top) - plan.factor
         d = power(v - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
         if spreads:
-            d = d - spread_of(call, row, k, inside_of(row, k)) * plan.scale
+            d = d - spread_of(call, row, j, inside_of(row, j)) * plan.scale
         if call.inner != zero:
             d = d * (one - v * v)
         return d
 
     @inline
-    def of_chunk(call: Call, row: Row, plan: Plan, share: Share, k, slot, spreads):
+    def of_chunk(call: Call, row: Row, plan: Plan, share: Share, j, slot, spreads):
         if plain and in_block:
             return kept(slot, CHUNK_BYTES * share.apart) * plan.factor
-        raw = kept_raw(slot) if in_block else chunk_at(call, row, k, zero)
-        return gradient(call, row, plan, k, widen(raw), spreads)
+        raw = kept_raw(slot) if in_block else chunk_at(call, row, j, zero)
+        return gradient(call, row, plan, j, widen(raw), spreads)
 
     @inline
     def write(call: Call, row: Row, plan: Plan, share: Share):
         fills, spreads = plan.filler != one, False
         if not plain:
             spreads = call.q != 0 or call.share != zero
-        start, tile, distance = place_of_grad(row, 0) + share.offset, CHUNK_BYTES * share.step, row.x - row.g
-        stop, at, slot, before = start + share.left, start, share.slots, False
+        distance, slot = row.x - row.g, share.slots
+        origin = row.origin - distance
+        at = origin + share.offset
+        stop = at + share.left
         if plain and share.apart == WARP and not fills:
-            before = start < row.g
-            if before:
-                at, slot = at + tile, slot + HALVES * tile
-            end = min(stop, row.writable) - WHOLE_TILE
+            end, tile = min(stop, row.writable) - WHOLE_TILE, CHUNK_BYTES * share.step
             if not in_block:
                 end = min(end, row.whole - distance - WHOLE_TILE)
             while at < end:
@@ -74,18 +73,11 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
                     d = gradient(call, row, plan, 0, widen(load_tile(at + distance)), False)
                 store(at, d)
                 at, slot = moved(at, tile), slot + HALVES * tile
-        if before or at < stop:  # as in stats.keep_all
-            filler = zeros() + plan.filler
-            mine, last = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS
-            k, n = mine + ((at - start) >> CHUNK_BITS), 0
-            upcoming = k + share.step
-            if before:
-                k, upcoming = mine, k
-            while k < last:
-                from_ = share.slots + SLOT * (k - mine)
-                put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, share, k, from_, spreads))
-                k, n = k + share.apart, n + 1
-                if n == TILE:
-                    k, upcoming, n = upcoming, upcoming + share.step, 0
+        filler, n = zeros() + plan.filler, 0
+        while at < stop:  # one by one: see stats.keep_all
+            j = first_class(row, (at - origin) >> CHUNK_BITS)
+            put_chunk(call, row, j, filler if fills else of_chunk(call, row, plan, share, j, slot, spreads))
+            further, n = following(share, n), n + 1
+            at, slot = at + CHUNK_BYTES * further, slot + SLOT * further
 
     return write

@@ -259,7 +259,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
     number_bytes, zero, whole = parts.number_bytes, parts.maths.number(0.0), parts.maths.whole
     nothing, n_fields = parts.looks.nothing, PLAIN_FIELDS if plain else STATS_FIELDS
-    lane_bits = parts.numbers.lanes.bit_length() - 1
+    chunk_of = parts.rows.chunk_of
 
     @inline
     def place_of(i, field):
@@ -322,7 +322,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         if call.g != 0:
             write(call, row, plan, share)
             wait()
-            k = (target.y + row.shift) >> lane_bits
+            k = chunk_of(row, target.y)
             if plan.target != 0 and k >= first and k < last:
                 store_one(plan.target, plan.at_target)
 

@@ -26,13 +26,16 @@ CHUNK_BITS = 4
 
 
 class Row(NamedTuple):
-    """One row, as its threads see it. Its first chunk lies at a multiple of ``align`` bytes: in part or all before it."""
+    """One row, as its threads see it.
+
+    Its chunks are counted from the first that lies at a multiple of ``align`` bytes; the few before that come last.
+    """
 
     n: int  # classes; 0 where there is no such row
     x: int  # address of its first logit
-    shift: int  # how many elements that lies behind the first chunk
+    origin: int  # address of its first chunk
     chunks: int
-    whole: int  # chunks from x to this address can be read at once
+    whole: int  # chunks up to this address can be read at once
     g: int  # address of the gradient's first element
     writable: int  # likewise
     q: int
@@ -44,12 +47,12 @@ class Rows(NamedTuple):
 
     open: Any  # (call, number, there, align) -> Row
     target: Any  # (call, row) -> class, or one of those above
-    place: Any  # (row, k) -> address of chunk k
-    place_of_grad: Any  # likewise
-    chunk: Any  # (call, row, k, filler) -> chunk k, as loaded, what is outside of the row ``filler``
-    put_chunk: Any  # (call, row, k, vector): what is inside of the row, into the gradient
-    inside: Any  # (row, k) -> which of its lanes belong to the row
-    spread: Any  # (call, row, k, inside) -> the spread weights of its classes
+    first_class: Any  # (row, k) -> the class that chunk k begins with: less than 0 where it begins before the row
+    chunk_of: Any  # (row, j) -> the chunk of a class
+    chunk: Any  # (call, row, j, filler) -> the chunk from class j on, as loaded, what is outside of the row ``filler``
+    put_chunk: Any  # (call, row, j, vector): what is inside of the row, into the gradient
+    inside: Any  # (row, j) -> which of its lanes belong to the row
+    spread: Any  # (call, row, j, inside) -> the spread weights of its classes
     number_at: Any  # (address, index, otherwise) -> the number there, or ``otherwise`` where the address is 0
     put_number: Any  # (address, index, value): where the address is not 0
 
@@ -92,62 +95,78 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
     load_number, store_number = numbers_at(numbers.arithmetic)
 
     @inline
+    def shift_of(x):
+        """How many elements an address lies behind a multiple of 16 bytes."""
+        return (x & (CHUNK_BYTES - 1)) >> item_bits
+
+    @inline
     def open_row(call: Call, number, there, align):
         n = call.n_classes if there else 0
         number = number if there else 0
         x = start_of(call.x, call.x_step, call.x_offsets, number)
         g = start_of(call.g, call.g_step, call.g_offsets, number)
         q = start_of(call.q, call.q_step, call.q_offsets, number)
-        # (no shift where there is no row: its first chunk would count as one, and be read)
-        shift = (x & (align - 1)) >> item_bits if there else 0
-        chunks = (n + shift + (lanes - 1)) >> lane_bits
+        origin = (x + (align - 1)) & -align
+        # (no chunk where there is no row: it would be read)
+        chunks = (n + shift_of(x) + (lanes - 1)) >> lane_bits if there else 0
         whole, writable = np.int64(0), np.int64(0)
         if call.x_stride == item:
             whole = (x + n * item) & -CHUNK_BYTES
         if call.g_stride == item and (x ^ g) & (CHUNK_BYTES - 1) == 0:
             writable = (g + n * item) & -CHUNK_BYTES
-        return Row(n, x, shift, chunks, whole, g, writable, q, number)
+        return Row(n, x, origin, chunks, whole, g, writable, q, number)
 
     @inline
     def target(call: Call, row: Row):
-        if call.targets == 0 or row.n == 0:
-            return np.int64(NO_TARGET)
-        y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
-        if y == call.ignore_index:
-            return np.int64(IGNORED)
-        return y if y >= 0 and y < row.n else np.int64(BAD)
+        y = np.int64(NO_TARGET)
+        if call.targets != 0 and row.n != 0:
+            y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
+            if y == call.ignore_index:
+                y = np.int64(IGNORED)
+            elif y < 0 or y >= row.n:
+                y = np.int64(BAD)
+        return y
 
     @inline
-    def place(row: Row, k):
-        return row.x - (row.shift << item_bits) + (k << CHUNK_BITS)
+    def chunks_before_origin(row: Row):
+        return min((row.origin - (row.x & -CHUNK_BYTES)) >> CHUNK_BITS, row.chunks)
 
     @inline
-    def place_of_grad(row: Row, k):
-        return row.g - (row.shift << item_bits) + (k << CHUNK_BITS)
+    def first_class(row: Row, k):
+        behind = row.chunks - chunks_before_origin(row)
+        if k < behind:
+            return (k << lane_bits) + ((row.origin - row.x) >> item_bits)
+        return ((k - behind) << lane_bits) - shift_of(row.x)
 
     @inline
-    def chunk(call: Call, row: Row, k, filler):
-        at = place(row, k)
-        if at >= row.x and at < row.whole:
+    def chunk_of(row: Row, j):
+        before = (row.origin - row.x) >> item_bits
+        if j >= before:
+            return (j - before) >> lane_bits
+        return row.chunks - chunks_before_origin(row) + ((j + shift_of(row.x)) >> lane_bits)
+
+    @inline
+    def chunk(call: Call, row: Row, j, filler):
+        at = row.x + (j << item_bits)
+        if j >= 0 and at < row.whole:
             return load(at)
-        return load_edge(row.x, call.x_stride, (k << lane_bits) - row.shift, row.n, filler)
+        return load_edge(row.x, call.x_stride, j, row.n, filler)
 
     @inline
-    def put_chunk(call: Call, row: Row, k, vector):
-        at = place_of_grad(row, k)
-        if at >= row.g and at < row.writable:
+    def put_chunk(call: Call, row: Row, j, vector):
+        at = row.g + (j << item_bits)
+        if j >= 0 and at < row.writable:
             store(at, vector)
         else:
-            store_edge(row.g, call.g_stride, (k << lane_bits) - row.shift, row.n, vector)
+            store_edge(row.g, call.g_stride, j, row.n, vector)
 
     @inline
-    def inside(row: Row, k):
-        place = places(zeros(), (k << lane_bits) - row.shift)
+    def inside(row: Row, j):
+        place = places(zeros(), j)
         return (place >= 0) & (place < row.n)
 
     @inline
-    def spread(call: Call, row: Row, k, belongs):
-        j = (k << lane_bits) - row.shift
+    def spread(call: Call, row: Row, j, belongs):
         c = zeros() + call.share
         if call.q != 0:
             if call.q_wide != 0:
@@ -169,4 +188,4 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, target, place, place_of_grad, chunk, put_chunk, inside, spread, number_at, put_number)
+    return Rows(open_row, target, first_class, chunk_of, chunk, put_chunk, inside, spread, number_at, put_number)

@@ -60,3 +60,9 @@ def share_of(lane: Lane, first, last):
     """What is a thread's of chunks first to last."""
     offset = lane.offset + CHUNK_BYTES * first
     return Share(offset, once(CHUNK_BYTES * last - offset), lane.apart, lane.step, lane.slots)
+
+
+@inline
+def following(share: Share, n):
+    """How many chunks after the thread's chunk ``n`` its next one is, one by one, tile after tile."""
+    return share.step - (TILE - 1) * share.apart if n & (TILE - 1) == TILE - 1 else share.apart

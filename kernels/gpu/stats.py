@@ -21,7 +21,7 @@ from .compile import inline
 from .maths import Maths
 from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block, place_in_block
 from .rows import CHUNK_BITS, Row, Rows
-from .share import Share
+from .share import Share, following
 from .together import NOWHERE, WARP, Together
 from .vector import fma, larger, largest, moved, places, smallest_place, total, where
 
@@ -65,11 +65,10 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         numbers.widen, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept, numbers.kept_tile,
         numbers.load_tile,
     )  # fmt: skip
-    chunk_at, inside_of, spread_of, place = rows.chunk, rows.inside, rows.spread, rows.place
+    chunk_at, inside_of, spread_of, first_class = rows.chunk, rows.inside, rows.spread, rows.first_class
     keep_one, kept_one = numbers.keep_one, numbers.kept_one
     all_sums, all_places, wait = together.sums, together.sum_places, together.wait
     all_largest, smallest_of_all = together.largest, together.smallest_place
-    lane_bits = numbers.lanes.bit_length() - 1
     filler = number(-np.inf) if plain else zero
     SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
 
@@ -138,40 +137,31 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     @inline
     def take(call: Call, row: Row, share: Share, k, slot):
         """Keep a chunk, and give the largest ``o`` in it."""
-        raw = chunk_at(call, row, k, filler)
+        j = first_class(row, k)
+        raw = chunk_at(call, row, j, filler)
         if plain:
             keep(slot, CHUNK_BYTES * share.apart, widen(raw))
             return largest(widen(raw))
         keep_raw(slot, raw)
-        return largest(where(inside_of(row, k), widen(raw) * call.order, -inf))
+        return largest(where(inside_of(row, j), widen(raw) * call.order, -inf))
 
     @inline
     def keep_all(call: Call, row: Row, share: Share):
         """Keep the thread's chunks, and give the largest ``o`` among them."""
-        start, tile = place(row, 0) + share.offset, CHUNK_BYTES * share.step
-        highest, stop, at, slot, before = -inf, start + share.left, start, share.slots, False
+        at, slot, highest = row.origin + share.offset, share.slots, -inf
+        stop = at + share.left
         if plain and share.apart == WARP:
-            before = start < row.x
-            if before:
-                at, slot = at + tile, slot + HALVES * tile
-            end = min(stop, row.whole) - WHOLE_TILE
+            end, tile = min(stop, row.whole) - WHOLE_TILE, CHUNK_BYTES * share.step
             while at < end:
                 v = widen(load_tile(at))
                 keep(slot, TILE_STEP, v)
                 highest = larger(highest, largest(v))
                 at, slot = moved(at, tile), slot + HALVES * tile
-        # One by one, the chunks of a last tile that is not whole, or in other kernels of all, and those of a first tile.
-        if before or at < stop:
-            mine, last = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS
-            k, n = mine + ((at - start) >> CHUNK_BITS), 0
-            upcoming = k + share.step
-            if before:
-                k, upcoming = mine, k
-            while k < last:
-                highest = larger(highest, take(call, row, share, k, share.slots + SLOT * (k - mine)))
-                k, n = k + share.apart, n + 1
-                if n == TILE:
-                    k, upcoming, n = upcoming, upcoming + share.step, 0
+        n = 0
+        while at < stop:  # one by one: what is left, as a rule of a last tile that is not whole
+            highest = larger(highest, take(call, row, share, (at - row.origin) >> CHUNK_BITS, slot))
+            further, n = following(share, n), n + 1
+            at, slot = at + CHUNK_BYTES * further, slot + SLOT * further
         return highest
 
     @inline
@@ -251,19 +241,20 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         k, last, slot = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS, share.slots
         while k < last:
             o = widen(kept_raw(slot)) * call.order
-            belongs = inside_of(row, k)
+            j = first_class(row, k)
+            belongs = inside_of(row, j)
             v = value(call, o)
             at_top = (v == top) & belongs
             e = where(belongs, power(v - base, call.hi, call.lo, magic), zero)
             rest, ties = rest + where(at_top, zero, e), ties + where(at_top, unity, zero)
             if spreads:
-                weights = spread_of(call, row, k, belongs)
+                weights = spread_of(call, row, j, belongs)
                 linear = linear + where(weights == zero, zero, weights * (v - middle))
                 spread = spread + weights
             if call.entropy != 0:
                 distance = distance + where(e == zero, zero, e * (top - v))
             if wants_classes:
-                place = places(o, (k << lane_bits) - row.shift)
+                place = places(o, j)
                 nan_at = np.int32(min(nan_at, smallest_place(where((o != o) & belongs, place, NOWHERE))))
                 top_at = np.int32(min(top_at, smallest_place(where((o == o_top) & belongs, place, NOWHERE))))
             if call.rank != 0:
