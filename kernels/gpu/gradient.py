@@ -32,7 +32,7 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
-    def gradient(call: Call, row: Row, plan: Plan, j, o, spreads):
+    def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
         """Of a chunk, or in plain kernels a tile; ``o``: its logits."""
         if plain:
             return power(o - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
@@ -41,17 +41,18 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
             return (v - plan.top) - plan.factor
         d = power(v - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
         if spreads:
+            j = first_class(row, k)
             d = d - spread_of(call, row, j, inside_of(row, j)) * plan.scale
         if call.inner != zero:
             d = d * (one - v * v)
         return d
 
     @inline
-    def of_chunk(call: Call, row: Row, plan: Plan, share: Share, j, slot, spreads):
+    def of_chunk(call: Call, row: Row, plan: Plan, share: Share, k, slot, spreads):
         if plain and in_block:
             return kept(slot, CHUNK_BYTES * share.apart) * plan.factor
-        raw = kept_raw(slot) if in_block else chunk_at(call, row, j, zero)
-        return gradient(call, row, plan, j, widen(raw), spreads)
+        raw = kept_raw(slot) if in_block else chunk_at(call, row, k, zero)
+        return gradient(call, row, plan, k, widen(raw), spreads)
 
     @inline
     def write(call: Call, row: Row, plan: Plan, share: Share):
@@ -75,8 +76,8 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
                 at, slot = moved(at, tile), slot + HALVES * tile
         filler, n = zeros() + plan.filler, 0
         while at < stop:  # one by one: see stats.keep_all
-            j = first_class(row, (at - origin) >> CHUNK_BITS)
-            put_chunk(call, row, j, filler if fills else of_chunk(call, row, plan, share, j, slot, spreads))
+            k = (at - origin) >> CHUNK_BITS
+            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, share, k, slot, spreads))
             further, n = following(share, n), n + 1
             at, slot = at + CHUNK_BYTES * further, slot + SLOT * further
 

@@ -160,6 +160,7 @@ def _block(parts: Parts) -> Callable[[Call], None]:
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         share = share_of(lane, np.int64(0), row.chunks)
         target = target_of(call, row, leader)
+        cuda.syncwarp()  # the leader goes on with the others of its warp
         stats = look(call, row, share, keep(call, row, share), target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
@@ -202,6 +203,7 @@ def _online(parts: Parts) -> Callable[[Call], None]:
         row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         target = target_of(call, row, leader)
+        cuda.syncwarp()  # the leader goes on with the others of its warp
         stats = pieces(call, row, np.int64(0), row.chunks, lane, target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
@@ -234,6 +236,7 @@ def _part(parts: Parts) -> Callable[[Call], None]:
         last = min(first + call.part, row.chunks)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
         o = target_of(call, row, leader).o
+        cuda.syncwarp()  # as in _block
         stats = pieces(call, row, first, last, lane, o)
         if leader:
             at, n = call.stats + row.number * call.parts * (n_fields * number_bytes), call.parts

@@ -49,8 +49,8 @@ class Rows(NamedTuple):
     target: Any  # (call, row) -> class, or one of those above
     first_class: Any  # (row, k) -> the class that chunk k begins with: less than 0 where it begins before the row
     chunk_of: Any  # (row, j) -> the chunk of a class
-    chunk: Any  # (call, row, j, filler) -> the chunk from class j on, as loaded, what is outside of the row ``filler``
-    put_chunk: Any  # (call, row, j, vector): what is inside of the row, into the gradient
+    chunk: Any  # (call, row, k, filler) -> chunk k, as loaded, what is outside of the row ``filler``
+    put_chunk: Any  # (call, row, k, vector): what is inside of the row, into the gradient
     inside: Any  # (row, j) -> which of its lanes belong to the row
     spread: Any  # (call, row, j, inside) -> the spread weights of its classes
     number_at: Any  # (address, index, otherwise) -> the number there, or ``otherwise`` where the address is 0
@@ -146,19 +146,19 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         return row.chunks - chunks_before_origin(row) + ((j + shift_of(row.x)) >> lane_bits)
 
     @inline
-    def chunk(call: Call, row: Row, j, filler):
-        at = row.x + (j << item_bits)
-        if j >= 0 and at < row.whole:
+    def chunk(call: Call, row: Row, k, filler):
+        at = row.origin + (k << CHUNK_BITS)
+        if at < row.whole:
             return load(at)
-        return load_edge(row.x, call.x_stride, j, row.n, filler)
+        return load_edge(row.x, call.x_stride, first_class(row, k), row.n, filler)
 
     @inline
-    def put_chunk(call: Call, row: Row, j, vector):
-        at = row.g + (j << item_bits)
-        if j >= 0 and at < row.writable:
+    def put_chunk(call: Call, row: Row, k, vector):
+        at = row.g + (row.origin - row.x) + (k << CHUNK_BITS)
+        if at < row.writable:
             store(at, vector)
         else:
-            store_edge(row.g, call.g_stride, j, row.n, vector)
+            store_edge(row.g, call.g_stride, first_class(row, k), row.n, vector)
 
     @inline
     def inside(row: Row, j):

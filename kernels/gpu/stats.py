@@ -137,13 +137,12 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     @inline
     def take(call: Call, row: Row, share: Share, k, slot):
         """Keep a chunk, and give the largest ``o`` in it."""
-        j = first_class(row, k)
-        raw = chunk_at(call, row, j, filler)
+        raw = chunk_at(call, row, k, filler)
         if plain:
             keep(slot, CHUNK_BYTES * share.apart, widen(raw))
             return largest(widen(raw))
         keep_raw(slot, raw)
-        return largest(where(inside_of(row, j), widen(raw) * call.order, -inf))
+        return largest(where(inside_of(row, first_class(row, k)), widen(raw) * call.order, -inf))
 
     @inline
     def keep_all(call: Call, row: Row, share: Share):
