@@ -48,7 +48,8 @@ WARP_BYTES, WARP_BYTES_OF_FEW = 4 * KIB, 512
 FEW_ROWS = 8  # for each multiprocessor
 SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
-ELEMENTS_A_THREAD = 64  # that a block's threads have at least
+CHUNKS_A_THREAD = 16  # that a block's threads have at least, unless these are too few for the memory:
+THREADS_A_MULTIPROCESSOR = 288  # each with a tile of 64 bytes on its way
 LEAST_OF_A_PART = 2  # chunks of a thread
 
 
@@ -96,7 +97,7 @@ def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int,
         return warp(of_type, plain, n_rows, n_classes)
     if row_bytes >= SPLIT_BYTES and 2 * n_rows <= device.multiprocessors:
         return _split(device, of_type, plain, n_rows, chunks, with_grad)
-    choice = block(of_type, plain, n_rows, chunks)
+    choice = block(device, of_type, plain, n_rows, chunks)
     if choice.launches[0].shared_bytes <= shared_kib(device.capability)[1] * KIB:
         return choice
     return online(of_type, plain, n_rows, chunks, most_threads("online", plain), _tile(device, of_type, plain))
@@ -119,11 +120,13 @@ def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
     return Choice((launch,), plain, lane_bits, tile, 1, chunks, 0)
 
 
-def block(of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
-    """A power of two of threads, of which each has a few chunks at least."""
-    wanted = max(1, chunks * of_type.lanes // ELEMENTS_A_THREAD)
-    threads = max(WARP, min(most_threads("block", plain), 1 << (wanted.bit_length() - 1)))
+def block(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
+    """Few threads for each row, that have much to do, and enough of them for the memory."""
     tile = _rounded_up(chunks, WARP)
+    blocks = max(1, shared_kib(device.capability)[0] * KIB // (_shared_bytes(of_type, plain, 0, tile) + KIB))
+    busy, needed = chunks // CHUNKS_A_THREAD, -(-THREADS_A_MULTIPROCESSOR // blocks)
+    threads = max(1 << busy.bit_length() >> 1, 1 << (needed - 1).bit_length())
+    threads = max(WARP, min(most_threads("block", plain), threads))
     launch = Launch("block", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
     return Choice((launch,), plain, 5, tile, 1, chunks, 0)
 

@@ -159,16 +159,24 @@ class _SixteenBits:
         return builder.bitcast(_gather(builder, elements), ir.VectorType(I32, len(elements) // 2))
 
 
+def _two_of_word(builder: ir.IRBuilder, assembly: str, kind: str, ty: ir.Type, word: ir.Value) -> list[ir.Value]:
+    """What an assembly makes of a word ($2): two values. (LLVM would move them to other registers first.)"""
+    of_word = ir.FunctionType(ir.LiteralStructType([ty, ty]), [I32])
+    both = builder.asm(of_word, assembly, f"={kind},={kind},r", [word], False)
+    return [builder.extract_value(both, i) for i in range(2)]
+
+
 def _widen_float16(builder: ir.IRBuilder, word: ir.Value) -> list[ir.Value]:
-    halves = builder.trunc(word, I16), builder.trunc(builder.lshr(word, I32(16)), I16)
-    return [builder.fpext(builder.bitcast(half, ir.HalfType()), ir.FloatType()) for half in halves]
+    """(Not LLVM's conversion, which it would rather do after comparing halves.)"""
+    of_half = ir.FunctionType(ir.FloatType(), [I16])
+    halves = _two_of_word(builder, "mov.b32 {$0, $1}, $2;", "h", I16, word)
+    return [builder.asm(of_half, "cvt.f32.f16 $0, $1;", "=f,h", [half], False) for half in halves]
 
 
 def _widen_bfloat16(builder: ir.IRBuilder, word: ir.Value) -> list[ir.Value]:
-    """A bfloat16 is the upper half of a float32. (In assembly, as LLVM would move each result to another register.)"""
-    of_word = ir.FunctionType(ir.FloatType(), [I32])
-    halves = "shl.b32 $0, $1, 16;", "and.b32 $0, $1, 0xFFFF0000;"
-    return [builder.asm(of_word, half, "=f,r", [word], False) for half in halves]
+    """A bfloat16 is the upper half of a float32."""
+    assembly = "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xFFFF0000;"
+    return _two_of_word(builder, assembly, "f", ir.FloatType(), word)
 
 
 def _in_pairs(instruction: str) -> Callable[..., ir.Value]:

@@ -131,7 +131,7 @@ def choice(name, dtype, plain, n_rows, n_classes, with_grad):
         return launch.warp(of_type, plain, n_rows, n_classes)
     chunks = launch.chunks_of(of_type, n_classes, SECTOR_BYTES)
     if name == "block":
-        return launch.block(of_type, plain, n_rows, chunks)
+        return launch.block(launch.Device((9, 0), 132), of_type, plain, n_rows, chunks)
     threads, tile = 64, 256
     if name == "online":
         return launch.online(of_type, plain, n_rows, chunks, threads, tile)
