@@ -25,7 +25,7 @@ _, _store_bool = numbers_at(types.boolean)
 class Target(NamedTuple):
     """What a row's target looks like; the rest is of no meaning where there is none."""
 
-    y: int  # the class, or see rows.NO_TARGET
+    y: Any  # the class, or see rows.NO_TARGET
     o: float  # see call.Call
     v: float
     weight: float
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     scale: float
     filler: float  # what all of the gradient is, 0 or NaN; else 1
     at_target: float  # the gradient of the target,
-    target: int  # and its address; 0: nothing is to be written there
+    target: Any  # and its address; 0: nothing is to be written there
 
 
 class Finish(NamedTuple):
@@ -165,7 +165,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
             filler = nan
         place = np.int64(0)
         if has_target and call.kind == GRADIENTS and filler == one:
-            place = row.g + t.y * call.g_stride
+            place = np.int64(row.g + t.y * call.g_stride)
         return Plan(s.power, s.base, s.top, factor, scale, filler, at_target, place)
 
     return Finish(target, finish)

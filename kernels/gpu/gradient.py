@@ -9,7 +9,7 @@ from .call import LOG_SOFTMAX, Call
 from .compile import inline
 from .finish import Plan
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block
+from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .stats import Looks

@@ -53,8 +53,8 @@ class Kernel(NamedTuple):
 
 
 def most_threads(name: str, plain: bool) -> int:
-    """A block's: 64 registers each are enough for plain kernels, the others need twice as many."""
-    return 128 if name == "warp" else 512 if plain else 256
+    """A block's: of all but the longest rows, a multiprocessor has registers for two blocks or more."""
+    return 128 if name == "warp" else 512 if name == "block" and plain else 256
 
 
 @cache
@@ -261,8 +261,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
     find, target_of, plain, slot = parts.rows.target, parts.ends.target, parts.plain, parts.slot
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
     number_bytes, zero, whole = parts.number_bytes, parts.maths.number(0.0), parts.maths.whole
-    nothing, n_fields = parts.looks.nothing, PLAIN_FIELDS if plain else STATS_FIELDS
-    chunk_of = parts.rows.chunk_of
+    chunk_of, n_fields = parts.rows.chunk_of, PLAIN_FIELDS if plain else STATS_FIELDS
 
     @inline
     def place_of(i, field):
@@ -312,7 +311,6 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         return kept_stats(call, 0)
 
     def finish(call: Call) -> None:
-        leader = cuda.threadIdx.x == 0
         row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part

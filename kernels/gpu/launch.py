@@ -50,7 +50,7 @@ SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
 CHUNKS_A_THREAD = 16  # that a block's threads have at least, unless these are too few for the memory:
 THREADS_A_MULTIPROCESSOR = 288  # each with a tile of 64 bytes on its way
-LEAST_OF_A_PART = 2  # chunks of a thread
+CHUNKS_A_PART = 4  # of each thread, at least
 
 
 class Device(NamedTuple):
@@ -121,12 +121,14 @@ def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
 
 
 def block(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
-    """Few threads for each row, that have much to do, and enough of them for the memory."""
+    """A power of two of threads: few, as long as the memory has enough to do."""
     tile = _rounded_up(chunks, WARP)
-    blocks = max(1, shared_kib(device.capability)[0] * KIB // (_shared_bytes(of_type, plain, 0, tile) + KIB))
-    busy, needed = chunks // CHUNKS_A_THREAD, -(-THREADS_A_MULTIPROCESSOR // blocks)
-    threads = max(1 << busy.bit_length() >> 1, 1 << (needed - 1).bit_length())
-    threads = max(WARP, min(most_threads("block", plain), threads))
+    room = shared_kib(device.capability)[0] * KIB // (_shared_bytes(of_type, plain, 0, tile) + KIB)
+    blocks = max(1, min(room, -(-n_rows // device.multiprocessors)))  # on a multiprocessor at a time
+    busy = chunks // CHUNKS_A_THREAD
+    needed = min(-(-THREADS_A_MULTIPROCESSOR // blocks), chunks // TILE)
+    threads = max(WARP, 1 << busy.bit_length() >> 1, 1 << max(0, needed - 1).bit_length())
+    threads = min(most_threads("block", plain), threads)
     launch = Launch("block", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
     return Choice((launch,), plain, 5, tile, 1, chunks, 0)
 
@@ -152,7 +154,7 @@ def _split(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: i
     """Two blocks for each multiprocessor."""
     threads = most_threads("part", plain)
     wanted = min(MOST_PARTS, -(-2 * device.multiprocessors // n_rows))
-    part = _rounded_up(max(-(-chunks // wanted), threads * LEAST_OF_A_PART), WARP)
+    part = _rounded_up(max(-(-chunks // wanted), threads * CHUNKS_A_PART), WARP * TILE)
     tile = min(part, _tile(device, of_type, plain))
     return split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
 
@@ -166,7 +168,7 @@ def _rounded_up(n: int, step: int) -> int:
 
 
 def _tile(device: Device, of_type: Numbers, plain: bool) -> int:
-    """Chunks of a piece: whole tiles for each thread, that leave room for two blocks (of each, 1 KiB is the system's)."""
+    """Chunks of a piece: as many for each thread as leave room for two blocks (of each, 1 KiB is the system's)."""
     threads = most_threads("online", plain)
     room = shared_kib(device.capability)[0] * KIB // 2 - KIB - _shared_bytes(of_type, plain, threads, 0)
     step = threads * (TILE if plain else 1)

@@ -34,10 +34,10 @@ class Maths(NamedTuple):
     number: Any  # NumPy's type, for constants
     whole: Any  # of integers as wide
     zero: Any  # see formats.Format
-    one: Any  # less a whole number K, which is odd or less than 128: ``magic``, for powers that are to be 2**-K times as large
+    one: Any  # less K: ``magic``, see ``power``
     limit: Any
     unit: Any  # how far apart two numbers may be, relatively, that differ by rounding
-    power: Any  # (v, hi, lo, magic) -> 2**(v * (hi + lo) - K)
+    power: Any  # (v, hi, lo, magic) -> 2**(v * (hi + lo) - K), with K a whole number: odd, or less than 128
     log: Any
     log1p: Any
     tanh: Any
@@ -65,11 +65,12 @@ def maths(double: bool) -> Maths:
 
     @inline
     def power_by_lookup(v, hi, lo, magic):
-        # t = 1 - (n + 127) / 2**24, with n = v * hi - K rounded to a whole number: so far are numbers below 1 apart. A
-        # power too small to be represented has n <= -127, and t would be 1 and more: an instruction that keeps its
-        # result within 0 and 1 spares looking for them. The bits of t are those of 1 less n + 127, which -2**23 times
-        # makes those of 2**n, and of 0 for t = 1. What t lacks goes into f. (NaN stays in f, and -inf, whose power is 0.)
-        return power_of_two(v, hi, lo, hi * -unit24, fma(magic, -unit24, half_one), magic - units24)
+        # n, the nearest whole number to v * hi - K, is found as t = 1 - (n + 127) * 2**-24, since that far are numbers
+        # below 1 apart. A power too small for float32 has n < -126, and t would be 1 or more: an instruction that keeps
+        # its result from 0 to 1 takes care of these at no cost. The bits of t are those of 1, whose last nine are 0,
+        # less n + 127; times -2**23 they are those of 2**n, or for t = 1 of 0. The rest of the exponent, f, is exact
+        # but for what adding v * lo rounds. (NaN stays in f; the power of -inf is 0, as 2**f is then, too.)
+        return power_of_two(v, hi, lo, -hi * unit24, fma(magic, -unit24, half_one), magic - units24)
 
     power = power_by_polynomial if double else power_by_lookup
     still = one if double else number(127.0)

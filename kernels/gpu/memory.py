@@ -432,9 +432,16 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
 
         return kept
 
-    return keep_raw, kept_raw, keep, keeping(1), keeping(TILE), *_one_in_shared(arithmetic), *_two_in_shared(
-        arithmetic
-    ), *_one_in_shared(types.int32)
+    return (
+        keep_raw,
+        kept_raw,
+        keep,
+        keeping(1),
+        keeping(TILE),
+        *_one_in_shared(arithmetic),
+        *_two_in_shared(arithmetic),
+        *_one_in_shared(types.int32),
+    )
 
 
 def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:

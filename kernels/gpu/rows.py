@@ -35,9 +35,9 @@ class Row(NamedTuple):
     x: int  # address of its first logit
     origin: int  # address of its first chunk
     chunks: int
-    whole: int  # chunks up to this address can be read at once
+    whole: Any  # chunks up to this address can be read at once
     g: int  # address of the gradient's first element
-    writable: int  # likewise
+    writable: Any  # likewise
     q: int
     number: int
 

@@ -1,8 +1,8 @@
 """Which chunks of a row, or of a part of it, each of its threads takes.
 
-The threads that read neighbouring chunks at a time are ``apart`` many, and each of them takes TILE chunks that far apart
-before the next tile. In plain kernels these are a warp, so that the distance is the same in every kernel: a number in
-the instructions, not an address to be computed. The few chunks behind the last whole tile go one by one.
+Threads that take neighbouring chunks are ``apart`` many, and each takes TILE chunks that far apart, a tile, before the
+next tile. In plain kernels they are a warp: then the distance is a number in the instructions, and no address needs
+computing but that of a tile's first chunk. The few chunks behind the last whole tile go one by one.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from .together import WARP
 from .vector import once
 
 
-class Share(NamedTuple):
-    """What is a thread's of chunks ``k`` to ``last``."""
-
-    offset: Any  # from the row's first chunk to the thread's, in bytes
-    left: Any  # from there to the end of all chunks, in bytes
-    apart: Any  # chunks of a tile
-    step: Any  # from tile to tile
-    slots: Any  # where in the block's memory its first chunk is kept
-
-
 class Lane(NamedTuple):
     """A thread among those of its row."""
 
-    offset: Any
-    apart: Any
+    offset: Any  # of its first chunk, in bytes from the first of all
+    apart: Any  # chunks
+    step: Any  # chunks from tile to tile
+    slots: Any  # where in the block's memory its first chunk is kept
+
+
+class Share(NamedTuple):
+    """What such a thread takes of a row's chunks, or of some of them."""
+
+    offset: Any  # of its first chunk, in bytes from the row's first
+    left: Any  # bytes from there to the end
+    apart: Any  # these as in Lane
     step: Any
     slots: Any
 
 
 @inline
 def lane_in_warp(lane, lanes, memory):
-    """Of those that share a row."""
+    """A lane of those that share a row; ``memory``: where in the block's theirs begins."""
     return Lane(CHUNK_BYTES * lane, lanes, TILE * lanes, place_in_block(memory + CHUNK_BYTES * lane))
 
 
 @inline
 def lane_in_block(memory, slot_bytes, tiled):
-    """Of all."""
+    """A thread of the block; ``tiled``: neighbours are a warp, else all threads."""
     thread, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
     if not tiled:
         return Lane(CHUNK_BYTES * thread, width, TILE * width, place_in_block(memory + CHUNK_BYTES * thread))
@@ -57,12 +57,12 @@ def lane_in_block(memory, slot_bytes, tiled):
 
 @inline
 def share_of(lane: Lane, first, last):
-    """What is a thread's of chunks first to last."""
+    """What a thread takes of chunks first to last."""
     offset = lane.offset + CHUNK_BYTES * first
     return Share(offset, once(CHUNK_BYTES * last - offset), lane.apart, lane.step, lane.slots)
 
 
 @inline
 def following(share: Share, n):
-    """How many chunks after the thread's chunk ``n`` its next one is, one by one, tile after tile."""
+    """How many chunks after the ``n``-th of a thread, from the start of a tile on, its next one is."""
     return share.step - (TILE - 1) * share.apart if n & (TILE - 1) == TILE - 1 else share.apart

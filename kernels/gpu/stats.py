@@ -5,7 +5,7 @@ As on the CPU, the largest class is left out of the sum of powers, by its value,
 but its own chunks, and what threads, parts of a row and parts of a grid find is merged in a fixed order.
 
 A thread only ever looks at its own chunks, so that what it keeps in the block's memory needs no waiting for others. In
-a block, all threads know the largest class and what follows from it; the rest of what is known of the row, the first.
+a block, all threads know the largest class, and only the first warp all the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numba import cuda
 from .call import Call
 from .compile import inline
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block, place_in_block
+from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block, place_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .together import NOWHERE, WARP, Together
@@ -181,7 +181,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         return kept_one(at), kept_one(at + 8), kept_one(at + 16), kept_one(at + 24)
 
     def changing(change: Any) -> Any:
-        """Over what the thread keeps."""
+        """Make what the thread keeps something else: (call, share, magic, mark) -> two sums over it."""
 
         @inline
         def changed(call: Call, share: Share, magic, mark):

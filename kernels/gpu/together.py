@@ -1,8 +1,7 @@
 """What the threads of a row do together: reductions in a fixed order.
 
-In a block, every thread leaves what it found in the block's memory, and the first warp reduces it while the others wait:
-that takes one thread in 32 the time that shuffles in every warp would take all of them. Nobody but the first warp knows
-the result.
+In a block, every thread leaves what it found in the block's memory, and the first warp reduces it while the others
+wait: shuffles in every warp would be as many instructions for each. Nobody but the first warp knows the result.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ NOWHERE = np.int32(2**31 - 1)  # beyond every place
 
 
 class Together(NamedTuple):
-    """Reductions over the threads of a row: ``2**bits`` lanes of a warp (the last argument), or the block, for its first warp."""
+    """Reductions over the threads of a row: ``2**bits`` lanes of a warp, or the block, for its first warp."""
 
-    sums: Any  # (a, b, bits) -> the sums of two numbers
+    sums: Any  # (a, b, bits) -> the sums of two numbers; ``bits`` is of no meaning in a block
     largest: Any  # (a, bits)
     smallest_place: Any  # (a, bits), of 32-bit whole numbers
     sum_places: Any  # likewise
-    wait: Any  # () until all are here, and see what the others wrote; in a block, between one reduction and the next
+    wait: Any  # () until all are here and see what the others wrote; a block has to, from one reduction to the next
 
 
 def scratch_bytes(threads: int, number_bytes: int) -> int:
@@ -62,7 +61,7 @@ def _smaller_place(a, b):
 
 @cache
 def exchange_of(element: Any, near: bool = False) -> Any:
-    """The function for numbers of a type that gives a lane what another one has; ``near``: at a constant distance."""
+    """The function that gives a lane another one's number: (number, distance); ``near``: the distance is a constant."""
     if element != types.float64:
         return exchanged_near_word if near else exchanged_word
 

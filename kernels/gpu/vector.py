@@ -231,9 +231,9 @@ def _by_lanes(builder: ir.IRBuilder, value: ir.Value, one: Callable[[ir.Value], 
     return result
 
 
-# Of v, and of scalars that are the same for all lanes, see maths.power_by_lookup. Registers of its own, as one of them is
-# a number first and a whole number then: LLVM would move it from one kind to the other, and back.
-_POWER = """$(
+# The powers of maths.power_by_lookup, where the formula is explained: of v ($1) and scalars. In assembly because t is a
+# number first and a whole number then, which LLVM would move to another register and back.
+_POWER = """{
     .reg .b32 %t;
     .reg .f32 %f;
     fma.rn.sat.f32 %t, $1, $4, $5;
@@ -243,19 +243,20 @@ _POWER = """$(
     ex2.approx.ftz.f32 %f, %f;
     mul.lo.s32 %t, %t, -8388608;
     mul.f32 $0, %f, %t;
-$)"""
+}"""
 
 
 @intrinsic
-def power_of_two(
-    typingctx: Any, v: types.Type, hi: types.Float, lo: types.Float, down: types.Float, most: types.Float, back: types.Float
-) -> Any:
-    """The assembly above."""
+def power_of_two(typingctx: Any, v: Any, hi: Any, lo: Any, down: Any, most: Any, back: Any) -> Any:
+    """The assembly above, of float32."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        float_ = ir.FloatType()
-        of_six = ir.FunctionType(float_, [float_] * 6)
-        return _by_lanes(builder, args[0], lambda one: builder.asm(of_six, _POWER, "=f,f,f,f,f,f,f", [one, *args[1:]], False))
+        of_six = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 6)
+
+        def of_lane(lane: ir.Value) -> ir.Value:
+            return builder.asm(of_six, _POWER, "=f" + ",f" * 6, [lane, *args[1:]], False)
+
+        return _by_lanes(builder, args[0], of_lane)
 
     return v(v, hi, lo, down, most, back), codegen
 
@@ -278,14 +279,14 @@ def _exchange(distance_as: str) -> Any:
     return exchanged
 
 
-# (number of 32 bits, distance) -> that of the lane whose index in the warp differs by a power of two, which in the latter
-# is a constant. Numba has this for whole numbers: LLVM would move each float to another register, and back.
+# (number of 32 bits, distance) -> that of the lane whose index in the warp differs by a power of two, which for the
+# second is a constant. (Numba's is for whole numbers: LLVM would move floats to other registers, and back.)
 exchanged_word, exchanged_near_word = _exchange("r"), _exchange("n")
 
 
 @intrinsic
 def once(typingctx: Any, value: types.Integer) -> Any:
-    """A 64-bit whole number as it is, which LLVM is not to compute again wherever it is needed."""
+    """A 64-bit whole number, which LLVM is not to compute again wherever it is needed."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return builder.asm(ir.FunctionType(I64, [I64]), "mov.b64 $0, $1;", "=l,l", [args[0]], False)
@@ -295,9 +296,9 @@ def once(typingctx: Any, value: types.Integer) -> Any:
 
 @intrinsic
 def moved(typingctx: Any, address: types.Integer, by: types.Integer) -> Any:
-    """``address + by``, from one round of a loop to the next, so that LLVM cannot foresee how many there are.
+    """``address + by``, the next round of a loop, so that LLVM cannot foresee how many there are.
 
-    It would repeat the rounds, which are long enough, and for that divide by ``by``, once for each thread of a row.
+    It would repeat the round, which is long enough, and for that every thread would divide by ``by`` before the loop.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

@@ -14,8 +14,8 @@ from conftest import FLOAT_TYPES, LOSS, ROUNDING, assert_grad, assert_loss, floa
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.kernels import reference
-from fastce.kernels.gpu.call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
 from fastce.kernels.gpu import launch
+from fastce.kernels.gpu.call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
 from fastce.kernels.gpu.memory import SECTOR_BYTES, numbers
 from fastce.kernels.task import Task
 
