@@ -9,7 +9,7 @@ from .call import LOG_SOFTMAX, Call
 from .compile import inline
 from .finish import Plan
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block
+from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .stats import Looks
@@ -29,7 +29,6 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     kept, kept_tile, kept_raw = numbers.kept, numbers.kept_tile, numbers.kept_raw
     chunk_at, put_chunk, first_class = rows.chunk, rows.put_chunk, rows.first_class
     inside_of, spread_of, value = rows.inside, rows.spread, looks.value
-    SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
     def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
@@ -48,9 +47,9 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         return d
 
     @inline
-    def of_chunk(call: Call, row: Row, plan: Plan, share: Share, k, slot, spreads):
+    def of_chunk(call: Call, row: Row, plan: Plan, k, slot, spreads):
         if plain and in_block:
-            return kept(slot, CHUNK_BYTES * share.apart) * plan.factor
+            return kept(slot, TILE_STEP) * plan.factor
         raw = kept_raw(slot) if in_block else chunk_at(call, row, k, zero)
         return gradient(call, row, plan, k, widen(raw), spreads)
 
@@ -73,12 +72,12 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
                 else:
                     d = gradient(call, row, plan, 0, widen(load_tile(at + distance)), False)
                 store(at, d)
-                at, slot = moved(at, tile), slot + HALVES * tile
+                at, slot = moved(at, tile), slot + share.tile_slots
         filler, n = zeros() + plan.filler, 0
         while at < stop:  # one by one: see stats.keep_all
             k = (at - origin) >> CHUNK_BITS
-            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, share, k, slot, spreads))
-            further, n = following(share, n), n + 1
-            at, slot = at + CHUNK_BYTES * further, slot + SLOT * further
+            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, k, slot, spreads))
+            further, more_slots = following(share, n)
+            at, slot, n = at + further, slot + more_slots, n + 1
 
     return write

@@ -103,14 +103,13 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
 
     def warp(call: Call) -> None:
         thread, bits = np.int64(cuda.threadIdx.x), call.lane_bits
-        lane, lanes, group = thread & ((1 << bits) - 1), 1 << bits, thread >> bits
-        number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + group
+        number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + (thread >> bits)
         there = number < call.n_rows
         row = open_row(call, number, there, SECTOR_BYTES if bits == WARP_BITS else CHUNK_BYTES)
-        share = share_of(lane_in_warp(lane, lanes, group * slot * call.tile), np.int64(0), row.chunks)
+        share = share_of(lane_in_warp(bits, call.tile, slot), np.int64(0), row.chunks)
         target = target_of(call, row, True)
         stats = look(call, row, share, keep(call, row, share), target.o)
-        leader = there and lane == 0
+        leader = there and thread & ((1 << bits) - 1) == 0
         plan = finish(call, row, target, stats, leader)
         wait()  # every lane has read the target's logit before anything is overwritten
         if call.g != 0:

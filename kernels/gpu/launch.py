@@ -49,7 +49,7 @@ FEW_ROWS = 8  # for each multiprocessor
 SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
 CHUNKS_A_THREAD = 16  # that a block's threads have at least, unless these are too few for the memory:
-THREADS_A_MULTIPROCESSOR = 288  # each with a tile of 64 bytes on its way
+THREADS_A_MULTIPROCESSOR = 384  # each with a tile of 64 bytes on its way
 CHUNKS_A_PART = 4  # of each thread, at least
 
 
@@ -121,13 +121,12 @@ def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
 
 
 def block(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
-    """A power of two of threads: few, as long as the memory has enough to do."""
+    """Few threads, as long as the memory has enough to do."""
     tile = _rounded_up(chunks, WARP)
     room = shared_kib(device.capability)[0] * KIB // (_shared_bytes(of_type, plain, 0, tile) + KIB)
     blocks = max(1, min(room, -(-n_rows // device.multiprocessors)))  # on a multiprocessor at a time
-    busy = chunks // CHUNKS_A_THREAD
-    needed = min(-(-THREADS_A_MULTIPROCESSOR // blocks), chunks // TILE)
-    threads = max(WARP, 1 << busy.bit_length() >> 1, 1 << max(0, needed - 1).bit_length())
+    busy, needed = chunks // CHUNKS_A_THREAD, min(-(-THREADS_A_MULTIPROCESSOR // blocks), chunks // TILE)
+    threads = max(WARP, busy // WARP * WARP, _rounded_up(needed, WARP))
     threads = min(most_threads("block", plain), threads)
     launch = Launch("block", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
     return Choice((launch,), plain, 5, tile, 1, chunks, 0)

@@ -14,7 +14,7 @@ from numba import cuda
 
 from .compile import inline
 from .memory import CHUNK_BYTES, TILE, place_in_block
-from .together import WARP
+from .together import WARP, WARP_BITS
 from .vector import once
 
 
@@ -22,9 +22,11 @@ class Lane(NamedTuple):
     """A thread among those of its row."""
 
     offset: Any  # of its first chunk, in bytes from the first of all
-    apart: Any  # chunks
-    step: Any  # chunks from tile to tile
+    apart: Any  # its chunks, counted in chunks; it is next to others
+    step: Any  # likewise its tiles
     slots: Any  # where in the block's memory its first chunk is kept
+    chunk_slots: Any  # from there to its next one, in bytes
+    tile_slots: Any  # likewise, from tile to tile
 
 
 class Share(NamedTuple):
@@ -35,12 +37,17 @@ class Share(NamedTuple):
     apart: Any  # these as in Lane
     step: Any
     slots: Any
+    chunk_slots: Any
+    tile_slots: Any
 
 
 @inline
-def lane_in_warp(lane, lanes, memory):
-    """A lane of those that share a row; ``memory``: where in the block's theirs begins."""
-    return Lane(CHUNK_BYTES * lane, lanes, TILE * lanes, place_in_block(memory + CHUNK_BYTES * lane))
+def lane_in_warp(bits, tile, slot_bytes):
+    """Of ``2**bits`` lanes that share a row. Whatever rows they are of, a warp's lanes keep chunks side by side."""
+    thread, lanes, row_of_slots = np.int64(cuda.threadIdx.x), np.int64(1) << bits, WARP * slot_bytes
+    offset, warp, lane = CHUNK_BYTES * (thread & (lanes - 1)), thread >> WARP_BITS, thread & (WARP - 1)
+    slots = place_in_block(warp * (row_of_slots * (tile >> bits)) + CHUNK_BYTES * lane)
+    return Lane(offset, lanes, TILE * lanes, slots, row_of_slots, TILE * row_of_slots)
 
 
 @inline
@@ -48,21 +55,26 @@ def lane_in_block(memory, slot_bytes, tiled):
     """A thread of the block; ``tiled``: neighbours are a warp, else all threads."""
     thread, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
     if not tiled:
-        return Lane(CHUNK_BYTES * thread, width, TILE * width, place_in_block(memory + CHUNK_BYTES * thread))
+        slots, row_of_slots = place_in_block(memory + CHUNK_BYTES * thread), CHUNK_BYTES * width
+        return Lane(CHUNK_BYTES * thread, width, TILE * width, slots, row_of_slots, TILE * row_of_slots)
     lane = thread & (WARP - 1)
     offset = once(CHUNK_BYTES * TILE * thread - CHUNK_BYTES * (TILE - 1) * lane)
     slots = once(place_in_block(memory + slot_bytes // CHUNK_BYTES * offset - (slot_bytes - CHUNK_BYTES) * lane))
-    return Lane(offset, np.int64(WARP), TILE * width, slots)
+    return Lane(offset, np.int64(WARP), TILE * width, slots, np.int64(WARP * slot_bytes), TILE * width * slot_bytes)
 
 
 @inline
 def share_of(lane: Lane, first, last):
     """What a thread takes of chunks first to last."""
     offset = lane.offset + CHUNK_BYTES * first
-    return Share(offset, once(CHUNK_BYTES * last - offset), lane.apart, lane.step, lane.slots)
+    left = once(CHUNK_BYTES * last - offset)
+    return Share(offset, left, lane.apart, lane.step, lane.slots, lane.chunk_slots, lane.tile_slots)
 
 
 @inline
 def following(share: Share, n):
-    """How many chunks after the ``n``-th of a thread, from the start of a tile on, its next one is."""
-    return share.step - (TILE - 1) * share.apart if n & (TILE - 1) == TILE - 1 else share.apart
+    """How far it is from a thread's chunk ``n`` from the start of a tile on to its next, in the row and as kept."""
+    if n & (TILE - 1) == TILE - 1:
+        chunks = share.step - (TILE - 1) * share.apart
+        return CHUNK_BYTES * chunks, share.tile_slots - (TILE - 1) * share.chunk_slots
+    return CHUNK_BYTES * share.apart, share.chunk_slots

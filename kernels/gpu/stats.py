@@ -22,7 +22,7 @@ from .maths import Maths
 from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block, place_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
-from .together import NOWHERE, WARP, Together
+from .together import NOWHERE, WARP, WARP_BITS, Together
 from .vector import fma, larger, largest, moved, places, smallest_place, total, where
 
 
@@ -70,7 +70,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     all_sums, all_places, wait = together.sums, together.sum_places, together.wait
     all_largest, smallest_of_all = together.largest, together.smallest_place
     filler = number(-np.inf) if plain else zero
-    SLOT, HALVES = chunk_in_block(numbers, plain), chunk_in_block(numbers, plain) // CHUNK_BYTES
+    HALVES = chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
     def value(call: Call, o):
@@ -135,11 +135,11 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         )  # fmt: skip
 
     @inline
-    def take(call: Call, row: Row, share: Share, k, slot):
+    def take(call: Call, row: Row, k, slot):
         """Keep a chunk, and give the largest ``o`` in it."""
         raw = chunk_at(call, row, k, filler)
         if plain:
-            keep(slot, CHUNK_BYTES * share.apart, widen(raw))
+            keep(slot, TILE_STEP, widen(raw))
             return largest(widen(raw))
         keep_raw(slot, raw)
         return largest(where(inside_of(row, first_class(row, k)), widen(raw) * call.order, -inf))
@@ -155,12 +155,12 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
                 v = widen(load_tile(at))
                 keep(slot, TILE_STEP, v)
                 highest = larger(highest, largest(v))
-                at, slot = moved(at, tile), slot + HALVES * tile
+                at, slot = moved(at, tile), slot + share.tile_slots
         n = 0
         while at < stop:  # one by one: what is left, as a rule of a last tile that is not whole
-            highest = larger(highest, take(call, row, share, (at - row.origin) >> CHUNK_BITS, slot))
-            further, n = following(share, n), n + 1
-            at, slot = at + CHUNK_BYTES * further, slot + SLOT * further
+            highest = larger(highest, take(call, row, (at - row.origin) >> CHUNK_BITS, slot))
+            further, more_slots = following(share, n)
+            at, slot, n = at + further, slot + more_slots, n + 1
         return highest
 
     @inline
@@ -185,17 +185,17 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
 
         @inline
         def changed(call: Call, share: Share, magic, mark):
-            plane, end = CHUNK_BYTES * share.apart, share.slots + HALVES * share.left
             slot, a, b = share.slots, zero, zero
+            end = slot + HALVES * (share.left if block else share.left << (WARP_BITS - call.lane_bits))
             if share.apart == WARP:
                 while slot < end - HALVES * WHOLE_TILE:
-                    v, more_a, more_b = change(kept_tile(slot, plane), call, magic, mark)
-                    keep(slot, plane, v)
-                    slot, a, b = moved(slot, SLOT * share.step), a + more_a, b + more_b
+                    v, more_a, more_b = change(kept_tile(slot, TILE_STEP), call, magic, mark)
+                    keep(slot, TILE_STEP, v)
+                    slot, a, b = moved(slot, share.tile_slots), a + more_a, b + more_b
             while slot < end:
-                v, more_a, more_b = change(kept(slot, plane), call, magic, mark)
-                keep(slot, plane, v)
-                slot, a, b = moved(slot, SLOT * share.apart), a + more_a, b + more_b
+                v, more_a, more_b = change(kept(slot, TILE_STEP), call, magic, mark)
+                keep(slot, TILE_STEP, v)
+                slot, a, b = moved(slot, share.chunk_slots), a + more_a, b + more_b
             return a, b
 
         return changed
@@ -258,7 +258,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
                 top_at = np.int32(min(top_at, smallest_place(where((o == o_top) & belongs, place, NOWHERE))))
             if call.rank != 0:
                 above = np.int32(above + total(where((o > o_target) & belongs, np.int32(1), np.int32(0))))
-            k, slot = k + share.apart, slot + SLOT * share.apart
+            k, slot = k + share.apart, slot + share.chunk_slots
         bits = call.lane_bits
         all_rest, all_ties = all_sums(total(rest), total(ties), bits)
         all_linear, all_spread, all_distance = zero, zero, zero
