@@ -9,11 +9,10 @@ from .call import LOG_SOFTMAX, Call
 from .compile import inline
 from .finish import Plan
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers
+from .memory import CHUNK_BYTES, TILE, WARP_BYTES, Numbers
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .stats import Looks
-from .together import WARP
 from .vector import moved
 
 
@@ -49,7 +48,7 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     @inline
     def of_chunk(call: Call, row: Row, plan: Plan, k, slot, spreads):
         if plain and in_block:
-            return kept(slot, TILE_STEP) * plan.factor
+            return kept(slot, WARP_BYTES) * plan.factor
         raw = kept_raw(slot) if in_block else chunk_at(call, row, k, zero)
         return gradient(call, row, plan, k, widen(raw), spreads)
 
@@ -61,17 +60,16 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         distance, slot = row.x - row.g, share.slots
         origin = row.origin - distance
         at = origin + share.offset
-        stop = at + share.left
-        if plain and share.apart == WARP and not fills:
-            end, tile = min(stop, row.writable) - WHOLE_TILE, CHUNK_BYTES * share.step
-            if not in_block:
-                end = min(end, row.whole - distance - WHOLE_TILE)
+        stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
+        if plain and not fills:
+            end = min(stop, row.writable) if in_block else min(stop, row.writable, row.whole - distance)
+            end -= (TILE - 1) * apart
             while at < end:
                 if in_block:
-                    d = kept_tile(slot, TILE_STEP) * plan.factor
+                    d = kept_tile(slot, WARP_BYTES) * plan.factor
                 else:
-                    d = gradient(call, row, plan, 0, widen(load_tile(at + distance)), False)
-                store(at, d)
+                    d = gradient(call, row, plan, 0, widen(load_tile(at + distance, apart)), False)
+                store(at, apart, d)
                 at, slot = moved(at, tile), slot + share.tile_slots
         filler, n = zeros() + plan.filler, 0
         while at < stop:  # one by one: see stats.keep_all

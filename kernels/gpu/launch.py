@@ -109,11 +109,10 @@ def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
 
 
 def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
-    """Lanes for a row: as many as leave each with two chunks."""
-    chunks = chunks_of(of_type, n_classes, CHUNK_BYTES)
-    lane_bits = min(WARP_BITS, (-(-chunks // 2) - 1).bit_length())
-    if lane_bits == WARP_BITS:
-        chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
+    """Lanes for a row: as many as leave each with a tile, but four where these have two chunks each."""
+    each_two, each_tile = ((-(-n_classes // (of_type.lanes * each)) - 1).bit_length() for each in (2, TILE))
+    lane_bits = min(WARP_BITS, max(min(2, each_two), each_tile))
+    chunks = chunks_of(of_type, n_classes, SECTOR_BYTES if lane_bits == WARP_BITS else CHUNK_BYTES)
     threads = most_threads("warp", plain)
     rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
     launch = Launch("warp", (-(-n_rows // rows), 1), threads, rows * tile * chunk_in_block(of_type, plain))

@@ -28,11 +28,9 @@ from .vector import I16, I32, I64, Vec, ir_of
 CHUNK_BYTES = 16
 SECTOR_BYTES = 32  # that memory moves at least
 
-# A thread may take several chunks at once, with those of its warp's other threads between them: a tile. So no addresses
-# need computing but the first one's, and several accesses are on their way at a time.
+# Chunks that a thread takes at once, so that several accesses are on their way at a time: a tile.
 TILE = 4
-TILE_STEP = 32 * CHUNK_BYTES
-WHOLE_TILE = (TILE - 1) * TILE_STEP  # from its first chunk to its last: it is whole where that lies before the end
+WARP_BYTES = 32 * CHUNK_BYTES  # that a warp's threads access at once
 
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of the address spaces
 
@@ -47,11 +45,11 @@ class Numbers(NamedTuple):
     none: Any  # () -> a vector of -inf
     zeros: Any  # () -> a vector of 0
     load: Any  # (address) -> the chunk as loaded
-    load_tile: Any  # (address of the first chunk) -> likewise
+    load_tile: Any  # (address of the first chunk, distance to the next) -> likewise
     load_edge: Any  # (address of the row, stride, first class, number of classes, filler) -> likewise, the rest filler
     widen: Any  # (as loaded) -> vector
     load_one: Any  # (address) -> number
-    store: Any  # (address, vector): a chunk or a tile
+    store: Any  # (address, distance, vector): a chunk, or a tile
     store_edge: Any  # (address of the row, stride, first class, number of classes, vector)
     store_one: Any  # (address, number)
     load_numbers: Any  # as load_edge for numbers of the arithmetic type, filler 0, as a vector
@@ -250,17 +248,19 @@ def _store_pieces(
 def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
     item, element = CHUNK_BYTES // vector.lanes, lay.element
 
-    def loading(chunks: int) -> Any:
-        loaded = Vec(raw.element, raw.lanes * chunks)
+    @intrinsic
+    def load(typingctx: Any, address: types.Integer) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return builder.load(_at(builder, args[0], raw.ir), align=CHUNK_BYTES)
 
-        @intrinsic
-        def load(typingctx: Any, address: types.Integer) -> Any:
-            def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-                return _load_pieces(builder, raw.ir, chunks, _GLOBAL, args[0], I64(TILE_STEP))
+        return raw(types.int64), codegen
 
-            return loaded(types.int64), codegen
+    @intrinsic
+    def load_tile(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return _load_pieces(builder, raw.ir, TILE, _GLOBAL, *args)
 
-        return load
+        return Vec(raw.element, raw.lanes * TILE)(types.int64, types.int64), codegen
 
     def elements(
         builder: ir.IRBuilder, ty: ir.Type, bytes_: int, row: ir.Value, stride: ir.Value, j: ir.Value, n: ir.Value
@@ -313,12 +313,12 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
         return arithmetic(long), codegen
 
     @intrinsic
-    def store(typingctx: Any, address: types.Integer, value: Vec) -> Any:
+    def store(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            _store_pieces(builder, raw.lanes, _GLOBAL, args[0], I64(TILE_STEP), lay.narrow(builder, args[1]))
+            _store_pieces(builder, raw.lanes, _GLOBAL, *args[:2], lay.narrow(builder, args[2]))
             return context.get_dummy_value()
 
-        return types.void(long, value), codegen
+        return types.void(long, long, value), codegen
 
     @intrinsic
     def store_edge(typingctx: Any, row: Any, stride: Any, j: Any, n: Any, value: Vec) -> Any:
@@ -342,7 +342,7 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
 
         return types.void(long, arithmetic), codegen
 
-    return loading(1), loading(TILE), load_edge, widened, load_one, store, store_edge, store_one, load_numbers
+    return load, load_tile, load_edge, widened, load_one, store, store_edge, store_one, load_numbers
 
 
 @cache

@@ -156,7 +156,7 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
     def put_chunk(call: Call, row: Row, k, vector):
         at = row.g + (row.origin - row.x) + (k << CHUNK_BITS)
         if at < row.writable:
-            store(at, vector)
+            store(at, 0, vector)
         else:
             store_edge(row.g, call.g_stride, first_class(row, k), row.n, vector)
 

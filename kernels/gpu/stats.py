@@ -19,10 +19,10 @@ from numba import cuda
 from .call import Call
 from .compile import inline
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE_STEP, WHOLE_TILE, Numbers, chunk_in_block, place_in_block
+from .memory import CHUNK_BYTES, TILE, WARP_BYTES, Numbers, chunk_in_block, place_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
-from .together import NOWHERE, WARP, WARP_BITS, Together
+from .together import NOWHERE, WARP_BITS, Together
 from .vector import fma, larger, largest, moved, places, smallest_place, total, where
 
 
@@ -139,7 +139,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         """Keep a chunk, and give the largest ``o`` in it."""
         raw = chunk_at(call, row, k, filler)
         if plain:
-            keep(slot, TILE_STEP, widen(raw))
+            keep(slot, WARP_BYTES, widen(raw))
             return largest(widen(raw))
         keep_raw(slot, raw)
         return largest(where(inside_of(row, first_class(row, k)), widen(raw) * call.order, -inf))
@@ -148,12 +148,12 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     def keep_all(call: Call, row: Row, share: Share):
         """Keep the thread's chunks, and give the largest ``o`` among them."""
         at, slot, highest = row.origin + share.offset, share.slots, -inf
-        stop = at + share.left
-        if plain and share.apart == WARP:
-            end, tile = min(stop, row.whole) - WHOLE_TILE, CHUNK_BYTES * share.step
+        stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
+        if plain:
+            end = min(stop, row.whole) - (TILE - 1) * apart
             while at < end:
-                v = widen(load_tile(at))
-                keep(slot, TILE_STEP, v)
+                v = widen(load_tile(at, apart))
+                keep(slot, WARP_BYTES, v)
                 highest = larger(highest, largest(v))
                 at, slot = moved(at, tile), slot + share.tile_slots
         n = 0
@@ -187,14 +187,13 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         def changed(call: Call, share: Share, magic, mark):
             slot, a, b = share.slots, zero, zero
             end = slot + HALVES * (share.left if block else share.left << (WARP_BITS - call.lane_bits))
-            if share.apart == WARP:
-                while slot < end - HALVES * WHOLE_TILE:
-                    v, more_a, more_b = change(kept_tile(slot, TILE_STEP), call, magic, mark)
-                    keep(slot, TILE_STEP, v)
-                    slot, a, b = moved(slot, share.tile_slots), a + more_a, b + more_b
+            while slot < end - HALVES * (TILE - 1) * WARP_BYTES:
+                v, more_a, more_b = change(kept_tile(slot, WARP_BYTES), call, magic, mark)
+                keep(slot, WARP_BYTES, v)
+                slot, a, b = moved(slot, share.tile_slots), a + more_a, b + more_b
             while slot < end:
-                v, more_a, more_b = change(kept(slot, TILE_STEP), call, magic, mark)
-                keep(slot, TILE_STEP, v)
+                v, more_a, more_b = change(kept(slot, WARP_BYTES), call, magic, mark)
+                keep(slot, WARP_BYTES, v)
                 slot, a, b = moved(slot, share.chunk_slots), a + more_a, b + more_b
             return a, b
 
