@@ -5,14 +5,17 @@ kernel        rows                         because
 ============  ===========================  ========================================================================
 warp          up to 4 KiB (in the block's  32 lanes have at most 8 chunks of 16 bytes each, and no barriers. A
               memory), or 512 bytes where  block of 128 threads takes 16 KiB, so that registers alone limit how
-              there are few rows           many blocks there are.
+              there are few rows           many blocks there are. Each lane has a set-up of 330 instructions, which
+                                           is why it has four chunks.
 part, finish  128 KiB and more, fewer      A multiprocessor reads 25 bytes/ns of H100's 3,350: 128 KiB take it 5
               than half as many rows as    microseconds, and another launch costs 3.
               multiprocessors
 block         as much as a block may have  Read once and written once. Plain kernels keep powers, 4 bytes each for
-              (7.5: 64 KiB; 8.6, 8.9,      16-bit logits too: 58,000 classes on 9.0, 41,000 on 8.0, 25,000 on 8.6.
-              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many.
-              10.0: 227)
+              (7.5: 64 KiB; 8.6, 8.9,      16-bit logits too: 57,000 classes on 9.0, 40,000 on 8.0, 24,000 on 8.6.
+              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many. The set-up
+              10.0: 227)                   of 180 instructions is 3 for each class where a thread has 16 chunks of
+                                           float32. More threads where a multiprocessor would have fewer than 384,
+                                           whose 24 KiB on their way H100 needs for a microsecond's latency.
 online        all others                   Read twice: 12 bytes an element of float32 where 8 are ideal. Pieces
                                            leave room for two blocks on a multiprocessor, one of which computes
                                            while the other reads.
