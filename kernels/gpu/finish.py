@@ -13,7 +13,7 @@ from .call import GRADIENTS, LOG_SOFTMAX, Call
 from .compile import inline
 from .maths import Maths
 from .memory import numbers_at
-from .rows import NO_TARGET, Row, Rows
+from .rows import BAD, IGNORED, Row, Rows
 from .stats import Looks, Stats
 from .together import NOWHERE
 from .vector import fma
@@ -23,8 +23,9 @@ _, _store_bool = numbers_at(types.boolean)
 
 
 class Target(NamedTuple):
-    """What a row's target looks like; of no meaning where there is none."""
+    """What a row's target looks like; the rest is of no meaning where there is none."""
 
+    y: Any  # the class, or see rows.NO_TARGET
     o: float  # see call.Call
     v: float
     weight: float
@@ -36,15 +37,17 @@ class Plan(NamedTuple):
     power: float  # K
     base: float
     top: float
-    factor: float  # NaN: all of the gradient is
+    factor: float
     scale: float
-    at_target: float  # the gradient of the target
+    filler: float  # what all of the gradient is, 0 or NaN; else 1
+    at_target: float  # the gradient of the target,
+    target: Any  # and its address; 0: nothing is to be written there
 
 
 class Finish(NamedTuple):
     """The functions below."""
 
-    target: Any  # (call, row, o) -> Target
+    target: Any  # (call, y, o) -> Target
     finish: Any  # (call, row, target, stats, leader) -> Plan; the leader writes what a row has one of
 
 
@@ -58,13 +61,13 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
     number_at, put_number, value = rows.number_at, rows.put_number, looks.value
 
     @inline
-    def target(call: Call, row: Row, o):
-        return Target(o, value(call, o), number_at(call.weight, row.y, one) if row.y != NO_TARGET else zero)
+    def target(call: Call, y, o):
+        return Target(y, o, value(call, o), number_at(call.weight, y, one) if y >= 0 else zero)
 
     @inline
     def outputs(call: Call, row: Row, t: Target, s: Stats, nll_top, lse, total, p_y, loss, bad):
         """Write what the row has one of; 0, -1 or False where it is ignored."""
-        i, ignored = row.number, row.ignored
+        i, ignored = row.number, t.y == IGNORED
         put_number(call.loss, i, zero if ignored else loss)
         if call.lse != 0:
             if total == zero or s.top == inf:
@@ -83,13 +86,13 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
             if call.argmax != 0:
                 _store_long(call.argmax + 8 * i, np.int64(-1) if ignored else np.int64(winner))
             if call.correct != 0:
-                _store_bool(call.correct + i, not ignored and winner == row.y)
+                _store_bool(call.correct + i, not ignored and winner == t.y)
             if call.rank != 0:
-                _store_long(call.rank + 8 * i, np.int64(0) if row.y == NO_TARGET else np.int64(s.above))
+                _store_long(call.rank + 8 * i, np.int64(0) if t.y < 0 else np.int64(s.above))
 
     @inline
     def finish(call: Call, row: Row, t: Target, s: Stats, leader):
-        has_target = row.y != NO_TARGET
+        has_target, ignored = t.y >= 0, t.y == IGNORED
         magic = one_bits - s.power
         e_top = power(s.top - s.base, call.hi, call.lo, magic)
         total = fma(s.ties, e_top, s.rest)
@@ -98,7 +101,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
         if has_target:
             e_y = power(t.v - s.base, call.hi, call.lo, magic)
             others = others_at_top if t.v == s.top else total - e_y
-        bad = zero if total > zero and not row.bad else nan  # neither NaN, nor all -inf
+        bad = zero if total > zero and t.y != BAD else nan  # neither NaN, nor all -inf
         # log(total) less the largest z: of a row that is sure of it, to the last digits
         nll_top = log1p((s.ties - one) + s.rest / e_top)
         lse = fma(s.top, call.unit, nll_top)
@@ -121,8 +124,9 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 loss = loss + lse * lse * (call.z_loss * zl_ratio)
             outputs(call, row, t, s, nll_top, lse, total, p_y, loss * sample * call.loss_scale + bad, bad)
 
+        filler = zero if ignored else one + bad
         if call.kind == LOG_SOFTMAX:
-            return Plan(s.power, s.base, s.top, nll_top + bad, zero, zero)
+            return Plan(s.power, s.base, s.top, nll_top, zero, filler, zero, np.int64(0))
         inverse = one / total
         p_others = others * inverse
         alone = row.n == 1
@@ -157,6 +161,11 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 at_target = at_target - scale * (call.share * t.weight)
             if call.inner != zero:
                 at_target = at_target * fma(-t.v, t.v, one)
-        return Plan(s.power, s.base, s.top, factor + bad, scale, at_target)
+        if factor != factor and not ignored:
+            filler = nan
+        place = np.int64(0)
+        if has_target and call.kind == GRADIENTS and filler == one:
+            place = np.int64(row.g + t.y * call.g_stride)
+        return Plan(s.power, s.base, s.top, factor, scale, filler, at_target, place)
 
     return Finish(target, finish)

@@ -28,15 +28,18 @@ from .compile import inline
 from .finish import Plan, Target, finishing
 from .gradient import writing
 from .maths import maths as maths_of
-from .memory import CHUNK_BYTES, Numbers, place_in_block
+from .memory import CHUNK_BYTES, SECTOR_BYTES, chunk_in_block, place_in_block
 from .memory import numbers as numbers_of
 from .rows import NO_TARGET, Row
 from .rows import rows as rows_of
+from .share import Lane, lane_in_block, lane_in_warp, share_of
 from .stats import Stats
 from .stats import looks as looks_of
-from .together import SCRATCH_BYTES
+from .together import NOWHERE, SHARED_FIELDS, WARP_BITS, scratch_bytes
 from .together import together as together_of
 from .vector import bits, from_bits
+
+scratch = inline(scratch_bytes)
 
 NAMES = ("warp", "block", "online", "part", "finish")
 
@@ -50,8 +53,8 @@ class Kernel(NamedTuple):
 
 
 def most_threads(name: str, plain: bool) -> int:
-    """A block's: 64 registers each are enough for plain kernels, the others need twice as many."""
-    return 128 if name == "warp" else 512 if plain else 256
+    """A block's: of all but the longest rows, a multiprocessor has registers for two blocks or more."""
+    return 128 if name == "warp" else 512 if name == "block" and plain else 256
 
 
 @cache
@@ -65,104 +68,124 @@ class Parts:
     """What kernels are put together from."""
 
     def __init__(self, name: str, dtype: str, plain: bool, pairs: bool) -> None:
+        self.plain = plain
         self.numbers = numbers_of(dtype, pairs)
         self.maths = maths_of(dtype == "float64")
         self.rows = rows_of(self.numbers, self.maths)
         self.together = together_of(self.numbers, block=name != "warp")
         self.looks = looks_of(self.numbers, self.maths, self.rows, self.together, plain, block=name != "warp")
         self.ends = finishing(self.maths, self.rows, self.looks, plain)
-        kept = name in ("warp", "block")
-        self.write = writing(self.numbers, self.maths, self.rows, self.looks, plain, kept)
+        in_block = name in ("warp", "block")
+        self.write = writing(self.numbers, self.maths, self.rows, self.looks, plain, in_block)
         self.slot = chunk_in_block(self.numbers, plain)
-        self.target_logit = self._target_logit()
+        self.number_bytes = self.numbers.arithmetic.bitwidth // 8
+        self.target = self._target()
 
-    def _target_logit(self) -> Any:
-        load_one, zero = self.numbers.load_one, self.maths.number(0.0)
+    def _target(self) -> Any:
+        load_one, zero, plain = self.numbers.load_one, self.maths.number(0.0), self.plain
+        find, target_of = self.rows.target, self.ends.target
 
         @inline
-        def target_logit(call: Call, row: Row):
-            if row.y != NO_TARGET:
-                return load_one(row.x + row.y * call.x_stride) * call.order
-            return zero
+        def target(call: Call, row: Row, leader):
+            """A row's target. In plain kernels, nobody but the leader needs it: each read is one more of the row."""
+            if plain and not leader:
+                return Target(np.int64(NO_TARGET), zero, zero, zero)
+            y = find(call, row)
+            return target_of(call, y, load_one(row.x + y * call.x_stride) * call.order if y >= 0 else zero)
 
-        return target_logit
-
-
-def chunk_in_block(numbers: Numbers, plain: bool) -> int:
-    """Bytes of the block's memory that a chunk takes: plain kernels keep powers, the others what was read."""
-    return numbers.lanes * numbers.arithmetic.bitwidth // 8 if plain else CHUNK_BYTES
+        return target
 
 
 def _warp(parts: Parts) -> Callable[[Call], None]:
     open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
-    look, target_of, finish, write = parts.looks.look, parts.ends.target, parts.ends.finish, parts.write
-    target_logit = parts.target_logit
+    keep, look, finish, write = parts.looks.keep, parts.looks.look, parts.ends.finish, parts.write
+    target_of, store_one = parts.target, parts.numbers.store_one
 
     def warp(call: Call) -> None:
         thread, bits = np.int64(cuda.threadIdx.x), call.lane_bits
-        lane, width, group = thread & ((1 << bits) - 1), 1 << bits, thread >> bits
-        number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + group
+        number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + (thread >> bits)
         there = number < call.n_rows
-        row = open_row(call, number, there)
-        slots = place_in_block(SCRATCH_BYTES + group * slot * call.tile + CHUNK_BYTES * lane)
-        target = target_of(call, row, target_logit(call, row))
-        stats = look(call, row, 0, row.chunks, lane, width, slots, target.o)
-        plan = finish(call, row, target, stats, there and lane == 0)
+        row = open_row(call, number, there, SECTOR_BYTES if bits == WARP_BITS else CHUNK_BYTES)
+        share = share_of(lane_in_warp(bits, call.tile, slot), np.int64(0), row.chunks)
+        target = target_of(call, row, True)
+        stats = look(call, row, share, keep(call, row, share), target.o)
+        leader = there and thread & ((1 << bits) - 1) == 0
+        plan = finish(call, row, target, stats, leader)
         wait()  # every lane has read the target's logit before anything is overwritten
         if call.g != 0:
-            write(call, row, plan, 0, row.chunks, lane, width, slots)
+            write(call, row, plan, share)
+            wait()
+            if leader and plan.target != 0:
+                store_one(plan.target, plan.at_target)
 
     return warp
 
 
 def _agreed(parts: Parts) -> Any:
     """The plan of a row, which one thread makes and its block follows."""
-    _target_of, finish, wait = parts.ends.target, parts.ends.finish, parts.together.wait
-    keep_one, kept_one, _zero = parts.numbers.keep_one, parts.numbers.kept_one, parts.maths.number(0.0)
+    finish, wait = parts.ends.finish, parts.together.wait
+    keep_one, kept_one, zero = parts.numbers.keep_one, parts.numbers.kept_one, parts.maths.number(0.0)
 
     @inline
     def agreed(call: Call, row: Row, target: Target, stats: Stats, leader):
-        wait()  # the last reduction's results have been read
+        at, at_target, place = place_in_block(0), zero, np.int64(0)
         if cuda.threadIdx.x == 0:
             plan = finish(call, row, target, stats, leader)
-            keep_one(place_in_block(0), plan.factor)
-            keep_one(place_in_block(8), plan.scale)
-            keep_one(place_in_block(16), plan.at_target)
+            at_target, place = plan.at_target, plan.target
+            keep_one(at + 8, plan.power)
+            keep_one(at + 16, plan.base)
+            keep_one(at + 24, plan.top)
+            keep_one(at + 32, plan.factor)
+            keep_one(at + 40, plan.scale)
+            keep_one(at + 48, plan.filler)
         wait()
-        at = place_in_block(0)
-        return Plan(stats.power, stats.base, stats.top, kept_one(at), kept_one(at + 8), kept_one(at + 16))
+        return Plan(
+            kept_one(at + 8), kept_one(at + 16), kept_one(at + 24), kept_one(at + 32), kept_one(at + 40),
+            kept_one(at + 48), at_target, place,
+        )  # fmt: skip
 
     return agreed
 
 
 def _block(parts: Parts) -> Callable[[Call], None]:
-    open_row, agreed = parts.rows.open, _agreed(parts)
-    look, write, target_of, target_logit = parts.looks.look, parts.write, parts.ends.target, parts.target_logit
+    open_row, agreed, wait = parts.rows.open, _agreed(parts), parts.together.wait
+    keep, look, write = parts.looks.keep, parts.looks.look, parts.write
+    target_of, store_one = parts.target, parts.numbers.store_one
+    slot, number_bytes, plain = parts.slot, parts.number_bytes, parts.plain
 
     def block(call: Call) -> None:
-        lane, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
-        slots = place_in_block(SCRATCH_BYTES + CHUNK_BYTES * lane)
-        target = target_of(call, row, target_logit(call, row))
-        stats = look(call, row, 0, row.chunks, lane, width, slots, target.o)
+        leader = cuda.threadIdx.x == 0
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        share = share_of(lane, np.int64(0), row.chunks)
+        target = target_of(call, row, leader)
+        cuda.syncwarp()  # the leader goes on with the others of its warp
+        stats = look(call, row, share, keep(call, row, share), target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, 0, row.chunks, lane, width, slots)
+            write(call, row, plan, share)
+            wait()
+            if plan.target != 0:
+                store_one(plan.target, plan.at_target)
 
     return block
 
 
 def _pieces(parts: Parts) -> Any:
     """First look at chunks first to last of a row, piece by piece."""
-    look, merged, nothing = parts.looks.look, parts.looks.merged, parts.looks.nothing
+    keep, look, merged, nothing = parts.looks.keep, parts.looks.look, parts.looks.merged, parts.looks.nothing
+    wait = parts.together.wait
 
     @inline
-    def pieces(call: Call, row: Row, first, last, lane, width, o_target):
-        stats, slots = nothing(), place_in_block(SCRATCH_BYTES + CHUNK_BYTES * lane)
+    def pieces(call: Call, row: Row, first, last, lane: Lane, o_target):
+        stats = nothing()
         while first < last:
             end = min(first + call.tile, last)
-            found = look(call, row, first, end, lane, width, slots, o_target)
-            stats = merged(call, stats, found)
+            share = share_of(lane, first, end)
+            found = look(call, row, share, keep(call, row, share), o_target)
+            if cuda.threadIdx.x == 0:
+                stats = merged(call, stats, found)
+            wait()  # the first warp has seen what the others left
             first = end
         return stats
 
@@ -170,114 +193,138 @@ def _pieces(parts: Parts) -> Any:
 
 
 def _online(parts: Parts) -> Callable[[Call], None]:
-    open_row, agreed, pieces = parts.rows.open, _agreed(parts), _pieces(parts)
-    write, target_of, target_logit = parts.write, parts.ends.target, parts.target_logit
+    open_row, agreed, pieces, wait = parts.rows.open, _agreed(parts), _pieces(parts), parts.together.wait
+    write, target_of, store_one = parts.write, parts.target, parts.numbers.store_one
+    slot, number_bytes, plain = parts.slot, parts.number_bytes, parts.plain
 
     def online(call: Call) -> None:
-        lane, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
-        target = target_of(call, row, target_logit(call, row))
-        stats = pieces(call, row, np.int64(0), row.chunks, lane, width, target.o)
+        leader = cuda.threadIdx.x == 0
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        target = target_of(call, row, leader)
+        cuda.syncwarp()  # the leader goes on with the others of its warp
+        stats = pieces(call, row, np.int64(0), row.chunks, lane, target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, 0, row.chunks, lane, width, 0)
+            write(call, row, plan, share_of(lane, np.int64(0), row.chunks))
+            wait()
+            if plan.target != 0:
+                store_one(plan.target, plan.at_target)
 
     return online
 
 
-# What a part of a row leaves for the blocks that finish it: numbers, the whole ones by their bits.
-FIRST, TIES, REST, LINEAR, SPREAD, DISTANCE, ABOVE, NAN_AT, TOP_AT, TARGET, STATS_FIELDS = range(11)
+# What a part of a row leaves for the blocks that finish it: numbers, the whole ones by their bits; of each, all parts'
+# together, so that few sectors of memory hold what threads read at a time. Of plain rows it is the first four.
+FIRST, TIES, REST, TARGET, LINEAR, SPREAD, DISTANCE, ABOVE, NAN_AT, TOP_AT, STATS_FIELDS = range(11)
+PLAIN_FIELDS = LINEAR
 
 
 def _part(parts: Parts) -> Callable[[Call], None]:
-    open_row, pieces, target_logit = parts.rows.open, _pieces(parts), parts.target_logit
-    put, whole, number_bytes = parts.rows.put_number, parts.maths.whole, parts.numbers.arithmetic.bitwidth // 8
+    open_row, pieces, target_of = parts.rows.open, _pieces(parts), parts.target
+    put, whole, number_bytes, slot, plain = (
+        parts.rows.put_number, parts.maths.whole, parts.number_bytes, parts.slot, parts.plain,
+    )  # fmt: skip
+    n_fields = PLAIN_FIELDS if plain else STATS_FIELDS
 
     def part(call: Call) -> None:
-        lane, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
+        leader = cuda.threadIdx.x == 0
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
-        o = target_logit(call, row)
-        stats = pieces(call, row, first, last, lane, width, o)
-        if lane == 0:
-            at = call.stats + (row.number * call.parts + mine) * (STATS_FIELDS * number_bytes)
-            put(at, FIRST, stats.first)
-            put(at, TIES, stats.ties)
-            put(at, REST, stats.rest)
-            put(at, LINEAR, stats.linear)
-            put(at, SPREAD, stats.spread)
-            put(at, DISTANCE, stats.distance)
-            put(at, ABOVE, from_bits(whole(stats.above)))
-            put(at, NAN_AT, from_bits(whole(stats.nan_at)))
-            put(at, TOP_AT, from_bits(whole(stats.top_at)))
-            put(at, TARGET, o)  # read now, as it may be overwritten while another part still needs it
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        o = target_of(call, row, leader).o
+        cuda.syncwarp()  # as in _block
+        stats = pieces(call, row, first, last, lane, o)
+        if leader:
+            at, n = call.stats + row.number * call.parts * (n_fields * number_bytes), call.parts
+            put(at, FIRST * n + mine, stats.first)
+            put(at, TIES * n + mine, stats.ties)
+            put(at, REST * n + mine, stats.rest)
+            put(at, TARGET * n + mine, o)  # read now, as it may be overwritten while another part still needs it
+            if not plain:
+                put(at, LINEAR * n + mine, stats.linear)
+                put(at, SPREAD * n + mine, stats.spread)
+                put(at, DISTANCE * n + mine, stats.distance)
+                put(at, ABOVE * n + mine, from_bits(whole(stats.above)))
+                put(at, NAN_AT * n + mine, from_bits(whole(stats.nan_at)))
+                put(at, TOP_AT * n + mine, from_bits(whole(stats.top_at)))
 
     return part
 
 
 def _finish(parts: Parts) -> Callable[[Call], None]:
-    open_row, agreed, write = parts.rows.open, _agreed(parts), parts.write
-    value, shift, merged, target_of = parts.looks.value, parts.looks.shift, parts.looks.merged, parts.ends.target
+    open_row, agreed, write, store_one = parts.rows.open, _agreed(parts), parts.write, parts.numbers.store_one
+    value, shift, merged = parts.looks.value, parts.looks.shift, parts.looks.merged
+    find, target_of, plain, slot = parts.rows.target, parts.ends.target, parts.plain, parts.slot
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
-    number_bytes, zero = parts.numbers.arithmetic.bitwidth // 8, parts.maths.number(0.0)
+    number_bytes, zero, whole = parts.number_bytes, parts.maths.number(0.0), parts.maths.whole
+    chunk_of, n_fields = parts.rows.chunk_of, PLAIN_FIELDS if plain else STATS_FIELDS
+
+    @inline
+    def place_of(i, field):
+        return place_in_block(8 * (SHARED_FIELDS + i * STATS_FIELDS + field))
 
     @inline
     def kept_stats(call: Call, i):
-        at = place_in_block(SCRATCH_BYTES + i * (8 * STATS_FIELDS))
-        first = kept(at + 8 * FIRST)
+        first = kept(place_of(i, FIRST))
         top = value(call, first)
         power, base = shift(call, top)
+        ties, rest = kept(place_of(i, TIES)), kept(place_of(i, REST))
+        if plain:
+            return Stats(first, top, power, base, ties, rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
         return Stats(
-            first, top, power, base, kept(at + 8 * TIES), kept(at + 8 * REST), kept(at + 8 * LINEAR),
-            kept(at + 8 * SPREAD), kept(at + 8 * DISTANCE), np.int32(bits(kept(at + 8 * ABOVE))),
-            np.int32(bits(kept(at + 8 * NAN_AT))), np.int32(bits(kept(at + 8 * TOP_AT))),
+            first, top, power, base, ties, rest, kept(place_of(i, LINEAR)), kept(place_of(i, SPREAD)),
+            kept(place_of(i, DISTANCE)), np.int32(bits(kept(place_of(i, ABOVE)))),
+            np.int32(bits(kept(place_of(i, NAN_AT)))), np.int32(bits(kept(place_of(i, TOP_AT)))),
         )  # fmt: skip
 
     @inline
     def keep_stats(i, stats: Stats):
-        at = place_in_block(SCRATCH_BYTES + i * (8 * STATS_FIELDS))
-        keep(at + 8 * FIRST, stats.first)
-        keep(at + 8 * TIES, stats.ties)
-        keep(at + 8 * REST, stats.rest)
-        keep(at + 8 * LINEAR, stats.linear)
-        keep(at + 8 * SPREAD, stats.spread)
-        keep(at + 8 * DISTANCE, stats.distance)
-        keep(at + 8 * ABOVE, from_bits(whole(stats.above)))
-        keep(at + 8 * NAN_AT, from_bits(whole(stats.nan_at)))
-        keep(at + 8 * TOP_AT, from_bits(whole(stats.top_at)))
-
-    whole = parts.maths.whole
+        keep(place_of(i, FIRST), stats.first)
+        keep(place_of(i, TIES), stats.ties)
+        keep(place_of(i, REST), stats.rest)
+        if not plain:
+            keep(place_of(i, LINEAR), stats.linear)
+            keep(place_of(i, SPREAD), stats.spread)
+            keep(place_of(i, DISTANCE), stats.distance)
+            keep(place_of(i, ABOVE), from_bits(whole(stats.above)))
+            keep(place_of(i, NAN_AT), from_bits(whole(stats.nan_at)))
+            keep(place_of(i, TOP_AT), from_bits(whole(stats.top_at)))
 
     @inline
-    def all_parts(call: Call, row: Row, lane):
+    def all_parts(call: Call, at, thread):
         """Every part's findings, merged in pairs: the first with the first of the second half, and so on."""
         n = call.parts
-        if lane < n:
-            at = call.stats + (row.number * n + lane) * (STATS_FIELDS * number_bytes)
-            for field in range(TARGET):
-                keep(place_in_block(SCRATCH_BYTES + (lane * STATS_FIELDS + field) * 8), load(at, field, zero))
+        if thread < n:
+            for field in range(n_fields):
+                keep(place_of(thread, field), load(at, field * n + thread, zero))
         wait()
         while n > 1:
             half = (n + 1) >> 1
-            if lane < n - half:
-                keep_stats(lane, merged(call, kept_stats(call, lane), kept_stats(call, lane + half)))
+            if thread < n - half:
+                keep_stats(thread, merged(call, kept_stats(call, thread), kept_stats(call, thread + half)))
             wait()
             n = half
         return kept_stats(call, 0)
 
     def finish(call: Call) -> None:
-        lane, width = np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
-        row = open_row(call, np.int64(cuda.blockIdx.x), True)
+        row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
-        stats = all_parts(call, row, lane)
-        o = load(call.stats + row.number * call.parts * (STATS_FIELDS * number_bytes), TARGET, zero)
-        plan = agreed(call, row, target_of(call, row, o), stats, mine == 0)
+        share = share_of(lane_in_block(0, slot, plain), first, last)
+        at = call.stats + row.number * call.parts * (n_fields * number_bytes)
+        stats = all_parts(call, at, np.int64(cuda.threadIdx.x))
+        target = target_of(call, find(call, row), load(at, TARGET * call.parts, zero))
+        plan = agreed(call, row, target, stats, mine == 0)
         if call.g != 0:
-            write(call, row, plan, first, last, lane, width, 0)
+            write(call, row, plan, share)
+            wait()
+            k = chunk_of(row, target.y)
+            if plan.target != 0 and k >= first and k < last:
+                store_one(plan.target, plan.at_target)
 
     return finish
 

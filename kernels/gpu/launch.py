@@ -5,14 +5,17 @@ kernel        rows                         because
 ============  ===========================  ========================================================================
 warp          up to 4 KiB (in the block's  32 lanes have at most 8 chunks of 16 bytes each, and no barriers. A
               memory), or 512 bytes where  block of 128 threads takes 16 KiB, so that registers alone limit how
-              there are few rows           many blocks there are.
+              there are few rows           many blocks there are. Each lane has a set-up of 330 instructions, which
+                                           is why it has four chunks.
 part, finish  128 KiB and more, fewer      A multiprocessor reads 25 bytes/ns of H100's 3,350: 128 KiB take it 5
               than half as many rows as    microseconds, and another launch costs 3.
               multiprocessors
 block         as much as a block may have  Read once and written once. Plain kernels keep powers, 4 bytes each for
-              (7.5: 64 KiB; 8.6, 8.9,      16-bit logits too: 58,000 classes on 9.0, 41,000 on 8.0, 25,000 on 8.6.
-              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many.
-              10.0: 227)
+              (7.5: 64 KiB; 8.6, 8.9,      16-bit logits too: 57,000 classes on 9.0, 40,000 on 8.0, 24,000 on 8.6.
+              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many. The set-up
+              10.0: 227)                   of 180 instructions is 3 for each class where a thread has 16 chunks of
+                                           float32. More threads where a multiprocessor would have fewer than 384,
+                                           whose 24 KiB on their way H100 needs for a microsecond's latency.
 online        all others                   Read twice: 12 bytes an element of float32 where 8 are ideal. Pieces
                                            leave room for two blocks on a multiprocessor, one of which computes
                                            while the other reads.
@@ -23,9 +26,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .kernels import STATS_FIELDS, chunk_in_block, most_threads
-from .memory import numbers
-from .together import SCRATCH_BYTES
+from .kernels import PLAIN_FIELDS, STATS_FIELDS, most_threads
+from .memory import CHUNK_BYTES, SECTOR_BYTES, TILE, Numbers, chunk_in_block, numbers
+from .together import SHARED_FIELDS, WARP, WARP_BITS, scratch_bytes
 
 KIB = 1024
 
@@ -48,7 +51,9 @@ WARP_BYTES, WARP_BYTES_OF_FEW = 4 * KIB, 512
 FEW_ROWS = 8  # for each multiprocessor
 SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
-CHUNKS_A_THREAD = 8  # that a block's threads have at least
+CHUNKS_A_THREAD = 16  # that a block's threads have at least, unless these are too few for the memory:
+THREADS_A_MULTIPROCESSOR = 384  # each with a tile of 64 bytes on its way
+CHUNKS_A_PART = 4  # of each thread, at least
 
 
 class Device(NamedTuple):
@@ -88,52 +93,84 @@ def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int,
     """Give the kernels for rows of a type."""
     of_type = numbers(dtype)
     slot = chunk_in_block(of_type, plain)
-    chunks = -(-(n_classes + of_type.lanes - 1) // of_type.lanes)  # wherever the row starts
+    chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
     row_bytes, kept_bytes = n_classes * of_type.item, n_classes // of_type.lanes * slot
     few = n_rows < FEW_ROWS * device.multiprocessors
     if kept_bytes <= (WARP_BYTES_OF_FEW if few else WARP_BYTES):
-        return _warp(plain, n_rows, chunks, slot)
+        return warp(of_type, plain, n_rows, n_classes)
     if row_bytes >= SPLIT_BYTES and 2 * n_rows <= device.multiprocessors:
-        return _split(device, plain, n_rows, chunks, slot, with_grad)
-    threads = _threads("block", plain, chunks)
-    shared = SCRATCH_BYTES + chunks * slot
-    if shared <= shared_kib(device.capability)[1] * KIB:
-        return Choice((Launch("block", (n_rows, 1), threads, shared),), plain, 5, chunks, 1, chunks, 0)
-    threads, tile = most_threads("online", plain), _tile(device, plain, slot)
-    launch = Launch("online", (n_rows, 1), threads, SCRATCH_BYTES + tile * slot)
+        return _split(device, of_type, plain, n_rows, chunks, with_grad)
+    choice = block(device, of_type, plain, n_rows, chunks)
+    if choice.launches[0].shared_bytes <= shared_kib(device.capability)[1] * KIB:
+        return choice
+    return online(of_type, plain, n_rows, chunks, most_threads("online", plain), _tile(device, of_type, plain))
+
+
+def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
+    """Chunks of a row, wherever it starts: the first lies at a multiple of ``align`` bytes."""
+    return -(-(n_classes + align // of_type.item - 1) // of_type.lanes)
+
+
+def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
+    """Lanes for a row: as many as leave each with a tile, but four where these have two chunks each."""
+    each_two, each_tile = ((-(-n_classes // (of_type.lanes * each)) - 1).bit_length() for each in (2, TILE))
+    lane_bits = min(WARP_BITS, max(min(2, each_two), each_tile))
+    chunks = chunks_of(of_type, n_classes, SECTOR_BYTES if lane_bits == WARP_BITS else CHUNK_BYTES)
+    threads = most_threads("warp", plain)
+    rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
+    launch = Launch("warp", (-(-n_rows // rows), 1), threads, rows * tile * chunk_in_block(of_type, plain))
+    return Choice((launch,), plain, lane_bits, tile, 1, chunks, 0)
+
+
+def block(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int) -> Choice:
+    """Few threads, as long as the memory has enough to do."""
+    tile = _rounded_up(chunks, WARP)
+    room = shared_kib(device.capability)[0] * KIB // (_shared_bytes(of_type, plain, 0, tile) + KIB)
+    blocks = max(1, min(room, -(-n_rows // device.multiprocessors)))  # on a multiprocessor at a time
+    busy, needed = chunks // CHUNKS_A_THREAD, min(-(-THREADS_A_MULTIPROCESSOR // blocks), chunks // TILE)
+    threads = max(WARP, busy // WARP * WARP, _rounded_up(needed, WARP))
+    threads = min(most_threads("block", plain), threads)
+    launch = Launch("block", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
     return Choice((launch,), plain, 5, tile, 1, chunks, 0)
 
 
-def _warp(plain: bool, n_rows: int, chunks: int, slot: int) -> Choice:
-    """Lanes for a row: as many as leave each with two chunks."""
-    lane_bits = min(5, (-(-chunks // 2) - 1).bit_length())
-    threads = most_threads("warp", plain)
-    rows = threads >> lane_bits
-    launch = Launch("warp", (-(-n_rows // rows), 1), threads, SCRATCH_BYTES + rows * chunks * slot)
-    return Choice((launch,), plain, lane_bits, chunks, 1, chunks, 0)
+def online(of_type: Numbers, plain: bool, n_rows: int, chunks: int, threads: int, tile: int) -> Choice:
+    """Pieces of ``tile`` chunks."""
+    launch = Launch("online", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
+    return Choice((launch,), plain, 5, tile, 1, chunks, 0)
 
 
-def _split(device: Device, plain: bool, n_rows: int, chunks: int, slot: int, with_grad: bool) -> Choice:
+def split(
+    of_type: Numbers, plain: bool, n_rows: int, chunks: int, with_grad: bool, threads: int, part: int, tile: int
+) -> Choice:
+    """Parts of ``part`` chunks, in pieces of ``tile``."""
+    parts, fields = -(-chunks // part), PLAIN_FIELDS if plain else STATS_FIELDS
+    look = Launch("part", (n_rows, parts), threads, _shared_bytes(of_type, plain, threads, tile))
+    finish_bytes = 8 * (SHARED_FIELDS + STATS_FIELDS * parts)
+    finish = Launch("finish", (n_rows, parts if with_grad else 1), threads, finish_bytes)
+    return Choice((look, finish), plain, 5, tile, parts, part, n_rows * parts * fields)
+
+
+def _split(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int, with_grad: bool) -> Choice:
     """Two blocks for each multiprocessor."""
     threads = most_threads("part", plain)
     wanted = min(MOST_PARTS, -(-2 * device.multiprocessors // n_rows))
-    part = max(-(-chunks // wanted), threads * CHUNKS_A_THREAD // 4)
-    parts = -(-chunks // part)
-    tile = min(part, _tile(device, plain, slot))
-    look = Launch("part", (n_rows, parts), threads, SCRATCH_BYTES + tile * slot)
-    finish_bytes = SCRATCH_BYTES + 8 * STATS_FIELDS * parts
-    finish = Launch("finish", (n_rows, parts if with_grad else 1), most_threads("finish", plain), finish_bytes)
-    return Choice((look, finish), plain, 5, tile, parts, part, n_rows * parts * STATS_FIELDS)
+    part = _rounded_up(max(-(-chunks // wanted), threads * CHUNKS_A_PART), WARP * TILE)
+    tile = min(part, _tile(device, of_type, plain))
+    return split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
 
 
-def _threads(name: str, plain: bool, chunks: int) -> int:
-    """A power of two, of warps, that leaves each thread a few chunks."""
-    wanted = max(1, chunks // CHUNKS_A_THREAD)
-    return max(32, min(most_threads(name, plain), 1 << (wanted.bit_length() - 1)))
+def _shared_bytes(of_type: Numbers, plain: bool, threads: int, tile: int) -> int:
+    return scratch_bytes(threads, of_type.arithmetic.bitwidth // 8) + tile * chunk_in_block(of_type, plain)
 
 
-def _tile(device: Device, plain: bool, slot: int) -> int:
-    """Chunks of a piece: as many for each thread as leave room for two blocks (of each 1 KiB is the system's)."""
+def _rounded_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _tile(device: Device, of_type: Numbers, plain: bool) -> int:
+    """Chunks of a piece: as many for each thread as leave room for two blocks (of each, 1 KiB is the system's)."""
     threads = most_threads("online", plain)
-    room = shared_kib(device.capability)[0] * KIB // 2 - KIB - SCRATCH_BYTES
-    return room // (slot * threads) * threads
+    room = shared_kib(device.capability)[0] * KIB // 2 - KIB - _shared_bytes(of_type, plain, threads, 0)
+    step = threads * (TILE if plain else 1)
+    return max(1, room // (chunk_in_block(of_type, plain) * step)) * step

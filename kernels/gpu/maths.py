@@ -15,12 +15,10 @@ from ..formats import FLOAT32, FLOAT64, LN2, LOG2E
 from .compile import inline
 from .vector import (
     bits,
-    exp2_approximate,
     fma,
     from_bits,
-    larger,
-    mantissa_to_exponent,
     polynomial,
+    power_of_two,
     shifted_left,
     where,
 )
@@ -35,11 +33,11 @@ class Maths(NamedTuple):
 
     number: Any  # NumPy's type, for constants
     whole: Any  # of integers as wide
-    zero: Any  # these two: see formats.Format
-    one: Any
+    zero: Any  # see formats.Format
+    one: Any  # less K: ``magic``, see ``power``
     limit: Any
     unit: Any  # how far apart two numbers may be, relatively, that differ by rounding
-    power: Any
+    power: Any  # (v, hi, lo, magic) -> 2**(v * (hi + lo) - K), with K a whole number: odd, or less than 128
     log: Any
     log1p: Any
     tanh: Any
@@ -55,6 +53,7 @@ def maths(double: bool) -> Maths:
     half_one, two, nothing, ln2 = number(1.0), number(2.0), number(0.0), number(LN2)
     whole = np.int64 if double else np.int32
     root = whole(c.root)
+    unit24, units24 = number(2.0**-24), number(2.0**24)
 
     @inline
     def power_by_polynomial(v, hi, lo, magic):
@@ -66,12 +65,15 @@ def maths(double: bool) -> Maths:
 
     @inline
     def power_by_lookup(v, hi, lo, magic):
-        # (a power too small to be represented: both of its factors become 0; NaN stays in f)
-        t = larger(fma(v, hi, magic), zero)
-        f = fma(v, lo, fma(v, hi, magic - t))
-        return exp2_approximate(f) * mantissa_to_exponent(t)
+        # n, the nearest whole number to v * hi - K, is found as t = 1 - (n + 127) * 2**-24, since that far are numbers
+        # below 1 apart. A power too small for float32 has n < -126, and t would be 1 or more: an instruction that keeps
+        # its result from 0 to 1 takes care of these at no cost. The bits of t are those of 1, whose last nine are 0,
+        # less n + 127; times -2**23 they are those of 2**n, or for t = 1 of 0. The rest of the exponent, f, is exact
+        # but for what adding v * lo rounds. (NaN stays in f; the power of -inf is 0, as 2**f is then, too.)
+        return power_of_two(v, hi, lo, -hi * unit24, fma(magic, -unit24, half_one), magic - units24)
 
     power = power_by_polynomial if double else power_by_lookup
+    still = one if double else number(127.0)
 
     @inline
     def log(u):
@@ -100,4 +102,4 @@ def maths(double: bool) -> Maths:
 
     unit = number(c.unit)
     limit = number(LIMIT64 if double else LIMIT32)
-    return Maths(number, whole, zero, one, limit, unit, power, log, log1p, tanh)
+    return Maths(number, whole, zero, still, limit, unit, power, log, log1p, tanh)

@@ -26,6 +26,11 @@ from numba.cuda.extending import intrinsic
 from .vector import I16, I32, I64, Vec, ir_of
 
 CHUNK_BYTES = 16
+SECTOR_BYTES = 32  # that memory moves at least
+
+# Chunks that a thread takes at once, so that several accesses are on their way at a time: a tile.
+TILE = 4
+WARP_BYTES = 32 * CHUNK_BYTES  # that a warp's threads access at once
 
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of the address spaces
 
@@ -40,21 +45,30 @@ class Numbers(NamedTuple):
     none: Any  # () -> a vector of -inf
     zeros: Any  # () -> a vector of 0
     load: Any  # (address) -> the chunk as loaded
+    load_tile: Any  # (address of the first chunk, distance to the next) -> likewise
     load_edge: Any  # (address of the row, stride, first class, number of classes, filler) -> likewise, the rest filler
-    widen: Any  # (chunk as loaded) -> vector
+    widen: Any  # (as loaded) -> vector
     load_one: Any  # (address) -> number
-    store: Any  # (address, vector)
+    store: Any  # (address, distance, vector): a chunk, or a tile
     store_edge: Any  # (address of the row, stride, first class, number of classes, vector)
     store_one: Any  # (address, number)
     load_numbers: Any  # as load_edge for numbers of the arithmetic type, filler 0, as a vector
     keep_raw: Any  # (address, chunk as loaded): in the block's memory, see place_in_block
     kept_raw: Any  # (address) -> chunk as loaded
-    keep: Any  # (address, distance of the second half, vector)
-    kept: Any  # (address, distance of the second half) -> vector
+    keep: Any  # (address, distance, vector): 16 bytes here, and the next ones that far away, and so on
+    kept: Any  # (address, distance) -> vector
+    kept_tile: Any  # likewise
     keep_one: Any  # (address, number)
     kept_one: Any  # (address) -> number
+    keep_two: Any  # (address, two numbers)
+    kept_two: Any  # (address) -> two numbers
     keep_place: Any  # (address, 32-bit whole number)
     kept_place: Any  # (address) -> 32-bit whole number
+
+
+def chunk_in_block(numbers: Numbers, plain: bool) -> int:
+    """Bytes of the block's memory that a chunk takes: plain kernels keep powers, the others what was read."""
+    return numbers.lanes * numbers.arithmetic.bitwidth // 8 if plain else CHUNK_BYTES
 
 
 @cache
@@ -143,15 +157,24 @@ class _SixteenBits:
         return builder.bitcast(_gather(builder, elements), ir.VectorType(I32, len(elements) // 2))
 
 
+def _two_of_word(builder: ir.IRBuilder, assembly: str, kind: str, ty: ir.Type, word: ir.Value) -> list[ir.Value]:
+    """What an assembly makes of a word ($2): two values. (LLVM would move them to other registers first.)"""
+    of_word = ir.FunctionType(ir.LiteralStructType([ty, ty]), [I32])
+    both = builder.asm(of_word, assembly, f"={kind},={kind},r", [word], False)
+    return [builder.extract_value(both, i) for i in range(2)]
+
+
 def _widen_float16(builder: ir.IRBuilder, word: ir.Value) -> list[ir.Value]:
-    halves = builder.trunc(word, I16), builder.trunc(builder.lshr(word, I32(16)), I16)
-    return [builder.fpext(builder.bitcast(half, ir.HalfType()), ir.FloatType()) for half in halves]
+    """(Not LLVM's conversion, which it would rather do after comparing halves.)"""
+    of_half = ir.FunctionType(ir.FloatType(), [I16])
+    halves = _two_of_word(builder, "mov.b32 {$0, $1}, $2;", "h", I16, word)
+    return [builder.asm(of_half, "cvt.f32.f16 $0, $1;", "=f,h", [half], False) for half in halves]
 
 
 def _widen_bfloat16(builder: ir.IRBuilder, word: ir.Value) -> list[ir.Value]:
-    """A bfloat16 is the upper half of a float32. (In assembly, this would keep LLVM from unrolling loops.)"""
-    halves = builder.shl(word, I32(16)), builder.and_(word, I32(0xFFFF0000))
-    return [builder.bitcast(half, ir.FloatType()) for half in halves]
+    """A bfloat16 is the upper half of a float32."""
+    assembly = "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xFFFF0000;"
+    return _two_of_word(builder, assembly, "f", ir.FloatType(), word)
 
 
 def _in_pairs(instruction: str) -> Callable[..., ir.Value]:
@@ -196,8 +219,30 @@ _NARROW_TWO = {
 # --- global memory ---------------------------------------------------------------------------------------------------
 
 
-def _at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
-    return builder.inttoptr(address, ir.PointerType(ty, _GLOBAL))
+def _at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type, space: int = _GLOBAL) -> ir.Value:
+    return builder.inttoptr(address, ir.PointerType(ty, space))
+
+
+def _load_pieces(
+    builder: ir.IRBuilder, ty: ir.Type, pieces: int, space: int, address: ir.Value, step: ir.Value
+) -> ir.Value:
+    """Vectors of 16 bytes, ``step`` bytes from one to the next, as one vector."""
+    lanes: list[ir.Value] = []
+    for _ in range(pieces):
+        lanes += _lanes(builder, builder.load(_at(builder, address, ty, space), align=CHUNK_BYTES))
+        address = builder.add(address, step)
+    return _gather(builder, lanes)
+
+
+def _store_pieces(
+    builder: ir.IRBuilder, lanes: int, space: int, address: ir.Value, step: ir.Value, vector: ir.Value
+) -> None:
+    """Likewise; ``lanes``: of 16 bytes."""
+    values = _lanes(builder, vector)
+    for i in range(0, len(values), lanes):
+        piece = _gather(builder, values[i : i + lanes])
+        builder.store(piece, _at(builder, address, piece.type, space), align=CHUNK_BYTES)
+        address = builder.add(address, step)
 
 
 def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
@@ -209,6 +254,13 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
             return builder.load(_at(builder, args[0], raw.ir), align=CHUNK_BYTES)
 
         return raw(types.int64), codegen
+
+    @intrinsic
+    def load_tile(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return _load_pieces(builder, raw.ir, TILE, _GLOBAL, *args)
+
+        return Vec(raw.element, raw.lanes * TILE)(types.int64, types.int64), codegen
 
     def elements(
         builder: ir.IRBuilder, ty: ir.Type, bytes_: int, row: ir.Value, stride: ir.Value, j: ir.Value, n: ir.Value
@@ -247,7 +299,8 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
 
     @intrinsic
     def widened(typingctx: Any, chunk: Vec) -> Any:
-        return vector(chunk), lambda context, builder, sig, args: lay.widen(builder, args[0])
+        wide = Vec(arithmetic, chunk.lanes * (vector.lanes // raw.lanes))
+        return wide(chunk), lambda context, builder, sig, args: lay.widen(builder, args[0])
 
     @intrinsic
     def load_one(typingctx: Any, address: types.Integer) -> Any:
@@ -260,12 +313,12 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
         return arithmetic(long), codegen
 
     @intrinsic
-    def store(typingctx: Any, address: types.Integer, value: Vec) -> Any:
+    def store(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            builder.store(lay.narrow(builder, args[1]), _at(builder, args[0], raw.ir), align=CHUNK_BYTES)
+            _store_pieces(builder, raw.lanes, _GLOBAL, *args[:2], lay.narrow(builder, args[2]))
             return context.get_dummy_value()
 
-        return types.void(long, vector), codegen
+        return types.void(long, long, value), codegen
 
     @intrinsic
     def store_edge(typingctx: Any, row: Any, stride: Any, j: Any, n: Any, value: Vec) -> Any:
@@ -289,7 +342,7 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
 
         return types.void(long, arithmetic), codegen
 
-    return load, load_edge, widened, load_one, store, store_edge, store_one, load_numbers
+    return load, load_tile, load_edge, widened, load_one, store, store_edge, store_one, load_numbers
 
 
 @cache
@@ -341,18 +394,13 @@ def place_in_block(typingctx: Any, offset: types.Integer) -> Any:
     return types.int64(types.int64), codegen
 
 
-def _kept_at(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
-    return builder.inttoptr(address, ir.PointerType(ty, _SHARED))
-
-
 def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
-    half = ir.VectorType(ir_of(arithmetic), 4) if vector.lanes == 8 else vector.ir
-    n_halves = vector.lanes // half.count
+    piece = ir.VectorType(ir_of(arithmetic), CHUNK_BYTES * 8 // arithmetic.bitwidth)
 
     @intrinsic
     def keep_raw(typingctx: Any, address: types.Integer, chunk: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            builder.store(args[1], _kept_at(builder, args[0], raw.ir), align=CHUNK_BYTES)
+            builder.store(args[1], _at(builder, args[0], raw.ir, _SHARED), align=CHUNK_BYTES)
             return context.get_dummy_value()
 
         return types.void(types.int64, raw), codegen
@@ -360,41 +408,47 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
     @intrinsic
     def kept_raw(typingctx: Any, address: types.Integer) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return builder.load(_kept_at(builder, args[0], raw.ir), align=CHUNK_BYTES)
+            return builder.load(_at(builder, args[0], raw.ir, _SHARED), align=CHUNK_BYTES)
 
         return raw(types.int64), codegen
 
     @intrinsic
     def keep(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            lanes, place = _lanes(builder, args[2]), args[0]
-            for i in range(n_halves):
-                part = _gather(builder, lanes[i * half.count : (i + 1) * half.count])
-                builder.store(part, _kept_at(builder, place, half), align=CHUNK_BYTES)
-                place = builder.add(place, args[1])
+            _store_pieces(builder, piece.count, _SHARED, *args)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, vector), codegen
+        return types.void(types.int64, types.int64, value), codegen
 
-    @intrinsic
-    def kept(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            lanes, place = [], args[0]
-            for _ in range(n_halves):
-                lanes += _lanes(builder, builder.load(_kept_at(builder, place, half), align=CHUNK_BYTES))
-                place = builder.add(place, args[1])
-            return _gather(builder, lanes)
+    def keeping(chunks: int) -> Any:
+        value = Vec(arithmetic, vector.lanes * chunks)
 
-        return vector(types.int64, types.int64), codegen
+        @intrinsic
+        def kept(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
+            def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+                return _load_pieces(builder, piece, value.lanes // piece.count, _SHARED, *args)
 
-    return keep_raw, kept_raw, keep, kept, *_one_in_shared(arithmetic), *_one_in_shared(types.int32)
+            return value(types.int64, types.int64), codegen
+
+        return kept
+
+    return (
+        keep_raw,
+        kept_raw,
+        keep,
+        keeping(1),
+        keeping(TILE),
+        *_one_in_shared(arithmetic),
+        *_two_in_shared(arithmetic),
+        *_one_in_shared(types.int32),
+    )
 
 
 def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:
     @intrinsic
     def keep_one(typingctx: Any, address: types.Integer, value: types.Type) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            builder.store(args[1], _kept_at(builder, args[0], ir_of(ty)), align=ty.bitwidth // 8)
+            builder.store(args[1], _at(builder, args[0], ir_of(ty), _SHARED), align=ty.bitwidth // 8)
             return context.get_dummy_value()
 
         return types.void(types.int64, ty), codegen
@@ -402,8 +456,31 @@ def _one_in_shared(ty: types.Type) -> tuple[Any, Any]:
     @intrinsic
     def kept_one(typingctx: Any, address: types.Integer) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return builder.load(_kept_at(builder, args[0], ir_of(ty)), align=ty.bitwidth // 8)
+            return builder.load(_at(builder, args[0], ir_of(ty), _SHARED), align=ty.bitwidth // 8)
 
         return ty(types.int64), codegen
 
     return keep_one, kept_one
+
+
+def _two_in_shared(ty: types.Type) -> tuple[Any, Any]:
+    vec, pair, bytes_ = ir.VectorType(ir_of(ty), 2), types.UniTuple(ty, 2), 2 * ty.bitwidth // 8
+
+    @intrinsic
+    def keep_two(typingctx: Any, address: types.Integer, two: types.UniTuple) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            both = _gather(builder, cgutils.unpack_tuple(builder, args[1]))
+            builder.store(both, _at(builder, args[0], vec, _SHARED), align=bytes_)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, pair), codegen
+
+    @intrinsic
+    def kept_two(typingctx: Any, address: types.Integer) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            both = builder.load(_at(builder, args[0], vec, _SHARED), align=bytes_)
+            return cgutils.pack_array(builder, _lanes(builder, both))
+
+        return pair(types.int64), codegen
+
+    return keep_two, kept_two

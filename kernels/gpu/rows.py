@@ -19,38 +19,40 @@ _load_int8, _ = numbers_at(types.int8)
 _load_int16, _ = numbers_at(types.int16)
 _load_int32, _ = numbers_at(types.int32)
 
-NO_TARGET = -1
+# In place of a target that is a class, 0 or more:
+NO_TARGET, IGNORED, BAD = -1, -2, -3
+
 CHUNK_BITS = 4
 
 
 class Row(NamedTuple):
-    """One row, as its threads see it."""
+    """One row, as its threads see it.
+
+    Its chunks are counted from the first that lies at a multiple of ``align`` bytes; the few before that come last.
+    """
 
     n: int  # classes; 0 where there is no such row
     x: int  # address of its first logit
-    shift: int  # how many elements that lies behind a multiple of 16 bytes
+    origin: int  # address of its first chunk
     chunks: int
-    first_whole: Any  # chunks from this one
-    whole: int  # up to this one can be read at once
-    writable: int  # likewise, for the gradient
+    whole: Any  # chunks up to this address can be read at once
     g: int  # address of the gradient's first element
+    writable: Any  # likewise
     q: int
-    y: Any  # the target, or NO_TARGET
-    ignored: bool
-    bad: bool  # the target is no class
     number: int
 
 
 class Rows(NamedTuple):
     """The functions below, for logits of one type."""
 
-    open: Any  # (call, number, there) -> Row
-    chunk: Any  # (row, k) -> chunk k, as loaded, where it can be read at once
-    edge: Any  # (call, row, k, filler) -> chunk k, as loaded, wherever it lies
-    put_chunk: Any  # (row, k, vector): into the gradient, where it can be written at once
-    put_edge: Any  # (call, row, k, vector): likewise, wherever it lies
-    inside: Any  # (row, k) -> which of its lanes belong to the row
-    spread: Any  # (call, row, k, inside) -> the spread weights of its classes
+    open: Any  # (call, number, there, align) -> Row
+    target: Any  # (call, row) -> class, or one of those above
+    first_class: Any  # (row, k) -> the class that chunk k begins with: less than 0 where it begins before the row
+    chunk_of: Any  # (row, j) -> the chunk of a class
+    chunk: Any  # (call, row, k, filler) -> chunk k, as loaded, what is outside of the row ``filler``
+    put_chunk: Any  # (call, row, k, vector): what is inside of the row, into the gradient
+    inside: Any  # (row, j) -> which of its lanes belong to the row
+    spread: Any  # (call, row, j, inside) -> the spread weights of its classes
     number_at: Any  # (address, index, otherwise) -> the number there, or ``otherwise`` where the address is 0
     put_number: Any  # (address, index, value): where the address is not 0
 
@@ -93,55 +95,78 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
     load_number, store_number = numbers_at(numbers.arithmetic)
 
     @inline
-    def open_row(call: Call, number, there):
+    def shift_of(x):
+        """How many elements an address lies behind a multiple of 16 bytes."""
+        return (x & (CHUNK_BYTES - 1)) >> item_bits
+
+    @inline
+    def open_row(call: Call, number, there, align):
         n = call.n_classes if there else 0
         number = number if there else 0
         x = start_of(call.x, call.x_step, call.x_offsets, number)
-        # (no shift where there is no row: its first chunk would count as one, and be read)
-        shift = (x & (CHUNK_BYTES - 1)) >> item_bits if there else 0
         g = start_of(call.g, call.g_step, call.g_offsets, number)
-        whole = (n + shift) >> lane_bits
-        writable = whole
-        if call.x_stride != item:
-            whole = 0
-        if call.g_stride != item or (g & (CHUNK_BYTES - 1)) >> item_bits != shift:
-            writable = 0
         q = start_of(call.q, call.q_step, call.q_offsets, number)
-        y, ignored, bad = np.int64(NO_TARGET), False, False
-        if call.targets != 0 and there:
-            y = target_at(call.targets, call.target_bytes, call.ignore_index, number)
-            ignored = y == call.ignore_index
-            bad = not ignored and (y < 0 or y >= n)
-            if ignored or bad:
-                y = np.int64(NO_TARGET)
-        first_whole = np.int64(1) if shift > 0 else np.int64(0)
-        chunks = (n + shift + (lanes - 1)) >> lane_bits
-        return Row(n, x, shift, chunks, first_whole, whole, writable, g, q, y, ignored, bad, number)
+        origin = (x + (align - 1)) & -align
+        # (no chunk where there is no row: it would be read)
+        chunks = (n + shift_of(x) + (lanes - 1)) >> lane_bits if there else 0
+        whole, writable = np.int64(0), np.int64(0)
+        if call.x_stride == item:
+            whole = (x + n * item) & -CHUNK_BYTES
+        if call.g_stride == item and (x ^ g) & (CHUNK_BYTES - 1) == 0:
+            writable = (g + n * item) & -CHUNK_BYTES
+        return Row(n, x, origin, chunks, whole, g, writable, q, number)
 
     @inline
-    def chunk(row: Row, k):
-        return load(row.x - (row.shift << item_bits) + (k << CHUNK_BITS))
+    def target(call: Call, row: Row):
+        y = np.int64(NO_TARGET)
+        if call.targets != 0 and row.n != 0:
+            y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
+            if y == call.ignore_index:
+                y = np.int64(IGNORED)
+            elif y < 0 or y >= row.n:
+                y = np.int64(BAD)
+        return y
 
     @inline
-    def edge(call: Call, row: Row, k, filler):
-        return load_edge(row.x, call.x_stride, (k << lane_bits) - row.shift, row.n, filler)
+    def chunks_before_origin(row: Row):
+        return min((row.origin - (row.x & -CHUNK_BYTES)) >> CHUNK_BITS, row.chunks)
 
     @inline
-    def put_chunk(row: Row, k, vector):
-        store(row.g - (row.shift << item_bits) + (k << CHUNK_BITS), vector)
+    def first_class(row: Row, k):
+        behind = row.chunks - chunks_before_origin(row)
+        if k < behind:
+            return (k << lane_bits) + ((row.origin - row.x) >> item_bits)
+        return ((k - behind) << lane_bits) - shift_of(row.x)
 
     @inline
-    def put_edge(call: Call, row: Row, k, vector):
-        store_edge(row.g, call.g_stride, (k << lane_bits) - row.shift, row.n, vector)
+    def chunk_of(row: Row, j):
+        before = (row.origin - row.x) >> item_bits
+        if j >= before:
+            return (j - before) >> lane_bits
+        return row.chunks - chunks_before_origin(row) + ((j + shift_of(row.x)) >> lane_bits)
 
     @inline
-    def inside(row: Row, k):
-        place = places(zeros(), (k << lane_bits) - row.shift)
+    def chunk(call: Call, row: Row, k, filler):
+        at = row.origin + (k << CHUNK_BITS)
+        if at < row.whole:
+            return load(at)
+        return load_edge(row.x, call.x_stride, first_class(row, k), row.n, filler)
+
+    @inline
+    def put_chunk(call: Call, row: Row, k, vector):
+        at = row.g + (row.origin - row.x) + (k << CHUNK_BITS)
+        if at < row.writable:
+            store(at, 0, vector)
+        else:
+            store_edge(row.g, call.g_stride, first_class(row, k), row.n, vector)
+
+    @inline
+    def inside(row: Row, j):
+        place = places(zeros(), j)
         return (place >= 0) & (place < row.n)
 
     @inline
-    def spread(call: Call, row: Row, k, belongs):
-        j = (k << lane_bits) - row.shift
+    def spread(call: Call, row: Row, j, belongs):
         c = zeros() + call.share
         if call.q != 0:
             if call.q_wide != 0:
@@ -163,4 +188,4 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, chunk, edge, put_chunk, put_edge, inside, spread, number_at, put_number)
+    return Rows(open_row, target, first_class, chunk_of, chunk, put_chunk, inside, spread, number_at, put_number)

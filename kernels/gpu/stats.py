@@ -4,7 +4,8 @@ As on the CPU, the largest class is left out of the sum of powers, by its value,
 1, all the others of a row that is sure of one class would be rounded away. What each thread finds depends on nothing
 but its own chunks, and what threads, parts of a row and parts of a grid find is merged in a fixed order.
 
-A thread only ever looks at its own chunks, so that what it keeps in the block's memory needs no waiting for others.
+A thread only ever looks at its own chunks, so that what it keeps in the block's memory needs no waiting for others. In
+a block, all threads know the largest class, and only the first warp all the rest.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda
 
 from .call import Call
 from .compile import inline
 from .maths import Maths
-from .memory import CHUNK_BYTES, Numbers
-from .rows import Row, Rows
-from .together import NOWHERE, Together
-from .vector import fma, larger, largest, places, smallest_place, total, where
+from .memory import CHUNK_BYTES, TILE, WARP_BYTES, Numbers, chunk_in_block, place_in_block
+from .rows import CHUNK_BITS, Row, Rows
+from .share import Share, following
+from .together import NOWHERE, WARP_BITS, Together
+from .vector import fma, larger, largest, moved, places, smallest_place, total, where
 
 
 class Stats(NamedTuple):
@@ -46,8 +49,8 @@ class Looks(NamedTuple):
 
     value: Any  # (call, o) -> v
     shift: Any  # (call, v) -> K and base of rows with that largest v
-    look: Any  # (call, row, first, last, lane, width, slots, o_target) -> Stats of chunks first to last; ``slots``:
-    # where the thread keeps the first of its own
+    keep: Any  # (call, row, share) -> the largest o among the thread's chunks, all of which are kept
+    look: Any  # (call, row, share, largest o, o_target) -> Stats of all threads' chunks
     merged: Any  # (call, a, b) -> Stats of two parts together
     nothing: Any  # () -> Stats of no class
 
@@ -56,17 +59,18 @@ class Looks(NamedTuple):
 def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain: bool, block: bool) -> Looks:
     """The first look, for one type; ``plain``: logits as they are, and nothing asked for that needs each class."""
     c, number = maths, maths.number
-    power, zero_bits, one, limit, tanh = c.power, c.zero, c.one, c.limit, c.tanh
+    power, zero_bits, one, limit, tanh = c.power, number(2.0) * c.zero, c.one, c.limit, c.tanh
     zero, inf, unity = number(0.0), number(np.inf), number(1.0)
-    widen, none, zeros, keep_raw, kept_raw, keep, kept = (
-        numbers.widen, numbers.none, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept,
+    widen, zeros, keep_raw, kept_raw, keep, kept, kept_tile, load_tile = (
+        numbers.widen, numbers.zeros, numbers.keep_raw, numbers.kept_raw, numbers.keep, numbers.kept, numbers.kept_tile,
+        numbers.load_tile,
     )  # fmt: skip
-    chunk_at, edge_at, inside_of, spread_of = rows.chunk, rows.edge, rows.inside, rows.spread
-    all_sums, all_places = together.sums, together.sum_places
+    chunk_at, inside_of, spread_of, first_class = rows.chunk, rows.inside, rows.spread, rows.first_class
+    keep_one, kept_one = numbers.keep_one, numbers.kept_one
+    all_sums, all_places, wait = together.sums, together.sum_places, together.wait
     all_largest, smallest_of_all = together.largest, together.smallest_place
-    lane_bits = numbers.lanes.bit_length() - 1
     filler = number(-np.inf) if plain else zero
-    SLOT = CHUNK_BYTES
+    HALVES = chunk_in_block(numbers, plain) // CHUNK_BYTES
 
     @inline
     def value(call: Call, o):
@@ -78,7 +82,8 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     def shift(call: Call, v):
         scaled = v * call.hi
         if abs(scaled) <= limit:
-            return fma(v, call.hi, zero_bits) - zero_bits, zero
+            # (an odd number, see maths.Maths: the sum leaves an even one)
+            return fma(v, call.hi, zero_bits) - zero_bits - unity, zero
         if v == inf:
             return inf, zero  # next to +inf, every other power is 0
         if v == -inf:
@@ -130,110 +135,148 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         )  # fmt: skip
 
     @inline
-    def take(call: Call, row: Row, k, raw, slot, plane, highest):
-        """Keep a chunk; ``highest``: the largest ``o`` so far, of each lane."""
+    def take(call: Call, row: Row, k, slot):
+        """Keep a chunk, and give the largest ``o`` in it."""
+        raw = chunk_at(call, row, k, filler)
         if plain:
-            keep(slot, plane, widen(raw))
-            return larger(highest, widen(raw))
+            keep(slot, WARP_BYTES, widen(raw))
+            return largest(widen(raw))
         keep_raw(slot, raw)
-        return larger(highest, where(inside_of(row, k), widen(raw) * call.order, -inf))
+        return largest(where(inside_of(row, first_class(row, k)), widen(raw) * call.order, -inf))
 
     @inline
-    def find_largest(call: Call, row: Row, first, last, lane, width, slots, plane):
+    def keep_all(call: Call, row: Row, share: Share):
         """Keep the thread's chunks, and give the largest ``o`` among them."""
-        highest = none()
-        k, slot, step = first + lane, slots, SLOT * width
-        before = k < row.first_whole
-        if before:
-            k, slot = k + width, slot + step
-        end = min(last, row.whole)
-        while k < end:
-            highest = take(call, row, k, chunk_at(row, k), slot, plane, highest)
-            k, slot = k + width, slot + step
-        while before or k < last:  # what is not whole: the first chunk and the last
-            at, to = (first + lane, slots) if before else (k, slot)
-            highest = take(call, row, at, edge_at(call, row, at, filler), to, plane, highest)
-            if not before:
-                k, slot = k + width, slot + step
-            before = False
-        return largest(highest)
+        at, slot, highest = row.origin + share.offset, share.slots, -inf
+        stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
+        if plain:
+            end = min(stop, row.whole) - (TILE - 1) * apart
+            while at < end:
+                v = widen(load_tile(at, apart))
+                keep(slot, WARP_BYTES, v)
+                highest = larger(highest, largest(v))
+                at, slot = moved(at, tile), slot + share.tile_slots
+        n = 0
+        while at < stop:  # one by one: what is left, as a rule of a last tile that is not whole
+            highest = larger(highest, take(call, row, (at - row.origin) >> CHUNK_BITS, slot))
+            further, more_slots = following(share, n)
+            at, slot, n = at + further, slot + more_slots, n + 1
+        return highest
 
     @inline
-    def look_plain(call: Call, row: Row, first, last, lane, width, slots, o_target):
-        plane, step, end = SLOT * call.tile, SLOT * width, slots + SLOT * (last - first - lane)
-        own = find_largest(call, row, first, last, lane, width, slots, plane)
-        top = all_largest(own, call.lane_bits)
-        k_of, base = shift(call, top)
+    def largest_of_row(call: Call, own):
+        """The largest ``o`` and ``v``, and K and base."""
+        o_top = all_largest(own, call.lane_bits)
+        at = place_in_block(0)
+        if not block or cuda.threadIdx.x == 0:
+            top = value(call, o_top)
+            power, base = shift(call, top)
+            if not block:
+                return o_top, top, power, base
+            keep_one(at, o_top)
+            keep_one(at + 8, top)
+            keep_one(at + 16, power)
+            keep_one(at + 24, base)
+        wait()
+        return kept_one(at), kept_one(at + 8), kept_one(at + 16), kept_one(at + 24)
+
+    def changing(change: Any) -> Any:
+        """Make what the thread keeps something else: (call, share, magic, mark) -> two sums over it."""
+
+        @inline
+        def changed(call: Call, share: Share, magic, mark):
+            slot, a, b = share.slots, zero, zero
+            end = slot + HALVES * (share.left if block else share.left << (WARP_BITS - call.lane_bits))
+            while slot < end - HALVES * (TILE - 1) * WARP_BYTES:
+                v, more_a, more_b = change(kept_tile(slot, WARP_BYTES), call, magic, mark)
+                keep(slot, WARP_BYTES, v)
+                slot, a, b = moved(slot, share.tile_slots), a + more_a, b + more_b
+            while slot < end:
+                v, more_a, more_b = change(kept(slot, WARP_BYTES), call, magic, mark)
+                keep(slot, WARP_BYTES, v)
+                slot, a, b = moved(slot, share.chunk_slots), a + more_a, b + more_b
+            return a, b
+
+        return changed
+
+    @inline
+    def lowered(v, call: Call, magic, mark):
+        return v - mark, zero, zero
+
+    @inline
+    def raised(v, call: Call, magic, mark):
+        e = power(v, call.hi, call.lo, magic)
+        return e, total(e), zero
+
+    @inline
+    def raised_but_largest(v, call: Call, magic, mark):
+        e = power(v, call.hi, call.lo, magic)
+        return e, total(where(v == mark, zero, e)), total(where(v == mark, unity, zero))
+
+    lower, raise_all, raise_but_largest = changing(lowered), changing(raised), changing(raised_but_largest)
+
+    @inline
+    def look_plain(call: Call, row: Row, share: Share, own, o_target):
+        _, top, k_of, base = largest_of_row(call, own)
         if base != zero:
-            slot = slots
-            while slot < end:
-                keep(slot, plane, kept(slot, plane) - base)
-                slot += step
-        magic, mark = one - k_of, top - base
-        rest, ties = zeros(), zeros()
-        slot = slots
+            lower(call, share, zero, base)
         if block and own < top:  # all threads of a block but a few
-            while slot < end:
-                e = power(kept(slot, plane), call.hi, call.lo, magic)
-                keep(slot, plane, e)
-                rest = rest + e
-                slot += step
+            rest, ties = raise_all(call, share, one - k_of, zero)
         else:
-            while slot < end:
-                v = kept(slot, plane)
-                e = power(v, call.hi, call.lo, magic)
-                keep(slot, plane, e)
-                rest, ties = rest + where(v == mark, zero, e), ties + where(v == mark, unity, zero)
-                slot += step
-        all_rest, all_ties = all_sums(total(rest), total(ties), call.lane_bits)
+            rest, ties = raise_but_largest(call, share, one - k_of, top - base)
+        all_rest, all_ties = all_sums(rest, ties, call.lane_bits)
         return Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
 
     @inline
-    def look_general(call: Call, row: Row, first, last, lane, width, slots, o_target):
-        o_own = find_largest(call, row, first, last, lane, width, slots, 0)
-        o_top = all_largest(o_own, call.lane_bits)
-        top = value(call, o_top)
-        k_of, base = shift(call, top)
+    def look_general(call: Call, row: Row, share: Share, own, o_target):
+        o_top, top, k_of, base = largest_of_row(call, own)
         magic = one - k_of
         middle = top if abs(top) < inf else zero  # (-inf alone: every difference from that would be NaN)
         rest, ties, linear, spread, distance = zeros(), zeros(), zeros(), zeros(), zeros()
         above, nan_at, top_at = np.int32(0), NOWHERE, NOWHERE
         spreads = call.q != 0 or call.share != zero
         wants_classes = call.argmax != 0 or call.correct != 0
-        k, slot = first + lane, slots
+        k, last, slot = share.offset >> CHUNK_BITS, (share.offset + share.left) >> CHUNK_BITS, share.slots
         while k < last:
             o = widen(kept_raw(slot)) * call.order
-            belongs = inside_of(row, k)
+            j = first_class(row, k)
+            belongs = inside_of(row, j)
             v = value(call, o)
             at_top = (v == top) & belongs
             e = where(belongs, power(v - base, call.hi, call.lo, magic), zero)
             rest, ties = rest + where(at_top, zero, e), ties + where(at_top, unity, zero)
             if spreads:
-                weights = spread_of(call, row, k, belongs)
+                weights = spread_of(call, row, j, belongs)
                 linear = linear + where(weights == zero, zero, weights * (v - middle))
                 spread = spread + weights
             if call.entropy != 0:
                 distance = distance + where(e == zero, zero, e * (top - v))
             if wants_classes:
-                place = places(o, (k << lane_bits) - row.shift)
+                place = places(o, j)
                 nan_at = np.int32(min(nan_at, smallest_place(where((o != o) & belongs, place, NOWHERE))))
                 top_at = np.int32(min(top_at, smallest_place(where((o == o_top) & belongs, place, NOWHERE))))
             if call.rank != 0:
                 above = np.int32(above + total(where((o > o_target) & belongs, np.int32(1), np.int32(0))))
-            k, slot = k + width, slot + SLOT * width
+            k, slot = k + share.apart, slot + share.chunk_slots
         bits = call.lane_bits
         all_rest, all_ties = all_sums(total(rest), total(ties), bits)
         all_linear, all_spread, all_distance = zero, zero, zero
         if spreads:
+            wait()
             all_linear, all_spread = all_sums(total(linear), total(spread), bits)
         if call.entropy != 0:
+            wait()
             all_distance, _ = all_sums(total(distance), zero, bits)
         if wants_classes:
-            nan_at, top_at = smallest_of_all(nan_at, bits), smallest_of_all(top_at, bits)
+            wait()
+            nan_at = smallest_of_all(nan_at, bits)
+            wait()
+            top_at = smallest_of_all(top_at, bits)
         if call.rank != 0:
+            wait()
             above = all_places(above, bits)
         return Stats(
             o_top, top, k_of, base, all_ties, all_rest, all_linear, all_spread, all_distance, above, nan_at, top_at
         )  # fmt: skip
 
-    return Looks(value, shift, look_plain if plain else look_general, merged, nothing)
+    return Looks(value, shift, keep_all, look_plain if plain else look_general, merged, nothing)

@@ -19,10 +19,11 @@ from .kernels import Kernel
 from .memory import numbers as numbers_of
 from .memory import numbers_at, place_in_block
 from .rows import start_of, target_at
-from .together import EVERY_LANE, FIELD_BYTES, WARP, WARP_BITS
+from .together import EVERY_LANE, WARP, WARP_BITS
 from .vector import bits, from_bits
 
 THREADS = 256
+FIELD_BYTES = 8 * THREADS // WARP  # what each warp of a block leaves
 SHARED_BYTES = 3 * FIELD_BYTES
 ROWS_A_BLOCK = 8192  # 32 for each thread
 MOST_BLOCKS = 256  # which the block that finishes reads a thread each

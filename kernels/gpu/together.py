@@ -1,4 +1,8 @@
-"""What the threads of a row do together: reductions of which each of them gets the result, in a fixed order."""
+"""What the threads of a row do together: reductions in a fixed order.
+
+In a block, every thread leaves what it found in the block's memory, and the first warp reduces it while the others
+wait: shuffles in every warp would be as many instructions for each. Nobody but the first warp knows the result.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +15,38 @@ from numba.cuda import types
 
 from .compile import inline
 from .memory import Numbers, place_in_block
-from .vector import larger
+from .vector import exchanged_near_word, exchanged_word, larger, moved
 
 WARP, WARP_BITS = 32, 5
 EVERY_LANE = 0xFFFFFFFF
-MOST_WARPS, MOST_WARP_BITS = 16, 4  # of a block
-FIELD_BYTES = 8 * MOST_WARPS  # a number of 8 bytes at most for each
-SCRATCH_BYTES = 2 * FIELD_BYTES  # at the start of a block's memory
-
+SHARED_FIELDS = 8  # numbers of 8 bytes at the start of a block's memory, from one thread to all
 
 NOWHERE = np.int32(2**31 - 1)  # beyond every place
 
 
 class Together(NamedTuple):
-    """Reductions over the threads of a row: ``2**bits`` lanes of a warp (the last argument), or the block."""
+    """Reductions over the threads of a row: ``2**bits`` lanes of a warp, or the block, for its first warp."""
 
-    sums: Any  # (a, b, bits) -> the sums of two numbers
+    sums: Any  # (a, b, bits) -> the sums of two numbers; ``bits`` is of no meaning in a block
     largest: Any  # (a, bits)
     smallest_place: Any  # (a, bits), of 32-bit whole numbers
     sum_places: Any  # likewise
-    wait: Any  # () until all are here, and see what the others wrote
+    wait: Any  # () until all are here and see what the others wrote; a block has to, from one reduction to the next
+
+
+def scratch_bytes(threads: int, number_bytes: int) -> int:
+    """Bytes at the start of a block's memory for what its threads tell each other."""
+    return 8 * SHARED_FIELDS + 2 * threads * number_bytes
 
 
 @inline
 def _plus(a, b):
     return a + b
+
+
+@inline
+def _plus_two(a, b):
+    return a[0] + b[0], a[1] + b[1]
 
 
 @inline
@@ -49,18 +60,30 @@ def _smaller_place(a, b):
 
 
 @cache
+def exchange_of(element: Any, near: bool = False) -> Any:
+    """The function that gives a lane another one's number: (number, distance); ``near``: the distance is a constant."""
+    if element != types.float64:
+        return exchanged_near_word if near else exchanged_word
+
+    @inline
+    def exchanged(value, distance):
+        return cuda.shfl_xor_sync(EVERY_LANE, value, distance)
+
+    return exchanged
+
+
+@cache
 def together(numbers: Numbers, block: bool) -> Together:
     """The reductions within blocks, or within parts of a warp."""
-    keep_one, kept_one, keep_place, kept_place = (
-        numbers.keep_one, numbers.kept_one, numbers.keep_place, numbers.kept_place,
-    )  # fmt: skip
 
-    def among_lanes(combine: Any) -> Any:
+    def among_lanes(combine: Any, element: Any = numbers.arithmetic) -> Any:
+        exchanged = exchange_of(element)
+
         @inline
         def reduced(value, bits):
-            distance = (1 << bits) >> 1
+            distance = np.int32(1 << bits) >> 1
             while distance > 0:  # both of a pair compute the same
-                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, distance))
+                value = combine(value, exchanged(value, distance))
                 distance >>= 1
             return value
 
@@ -77,65 +100,59 @@ def together(numbers: Numbers, block: bool) -> Together:
         def wait():
             cuda.syncwarp()
 
-        return Together(sums, among_lanes(larger), among_lanes(_smaller_place), among_lanes(_plus_places), wait)
+        smallest, sum_places = among_lanes(_smaller_place, types.int32), among_lanes(_plus_places, types.int32)
+        return Together(sums, among_lanes(larger), smallest, sum_places, wait)
 
-    def of_block(combine: Any, neutral: Any, keep: Any, kept: Any) -> tuple[Any, Any]:
-        """Within a warp, what its first lane leaves; and all warps' of that."""
-
+    def in_first_warp(bytes_: int, combine: Any, exchanged: Any, keep: Any, kept: Any) -> Any:
         @inline
-        def leave(value, field):
-            for step in range(WARP_BITS):
-                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, WARP >> (step + 1)))
-            thread = cuda.threadIdx.x
-            if thread & (WARP - 1) == 0:
-                keep(place_in_block(field + 8 * (thread >> WARP_BITS)), value)
-
-        @inline
-        def collect(field):
-            lane = cuda.threadIdx.x & (MOST_WARPS - 1)  # the upper half of a warp does the same as the lower
-            value = neutral
-            if lane < cuda.blockDim.x >> WARP_BITS:
-                value = kept(place_in_block(field + 8 * lane))
-            for step in range(MOST_WARP_BITS):
-                value = combine(value, cuda.shfl_xor_sync(EVERY_LANE, value, MOST_WARPS >> (step + 1)))
+        def reduced(value):
+            thread = np.int64(cuda.threadIdx.x)
+            at = place_in_block(8 * SHARED_FIELDS + bytes_ * thread)
+            keep(at, value)
+            cuda.syncthreads()
+            if thread < WARP:
+                at += WARP * bytes_
+                end = place_in_block(8 * SHARED_FIELDS + bytes_ * np.int64(cuda.blockDim.x))
+                while at < end:
+                    value = combine(value, kept(at))
+                    at = moved(at, WARP * bytes_)
+                value = combine(value, exchanged(value, 16))
+                value = combine(value, exchanged(value, 8))
+                value = combine(value, exchanged(value, 4))
+                value = combine(value, exchanged(value, 2))
+                value = combine(value, exchanged(value, 1))
             return value
 
-        return leave, collect
+        return reduced
 
-    number = np.float64 if numbers.arithmetic == types.float64 else np.float32
-    leave_sum, collect_sum = of_block(_plus, number(0.0), keep_one, kept_one)
-    leave_largest, collect_largest = of_block(larger, number(-np.inf), keep_one, kept_one)
+    item, number_exchanged = numbers.arithmetic.bitwidth // 8, exchange_of(numbers.arithmetic, near=True)
+
+    @inline
+    def two_exchanged(two, distance):
+        return number_exchanged(two[0], distance), number_exchanged(two[1], distance)
+
+    sum_of_two = in_first_warp(2 * item, _plus_two, two_exchanged, numbers.keep_two, numbers.kept_two)
+    largest_of_block = in_first_warp(item, larger, number_exchanged, numbers.keep_one, numbers.kept_one)
+
+    def of_places(combine: Any) -> Any:
+        reduced = in_first_warp(4, combine, exchange_of(types.int32, near=True), numbers.keep_place, numbers.kept_place)
+
+        @inline
+        def places_of_block(value, bits):
+            return reduced(value)
+
+        return places_of_block
 
     @inline
     def block_sums(a, b, bits):
-        cuda.syncthreads()  # what the last reduction left has been read
-        leave_sum(a, 0)
-        leave_sum(b, FIELD_BYTES)
-        cuda.syncthreads()
-        return collect_sum(0), collect_sum(FIELD_BYTES)
+        return sum_of_two((a, b))
 
     @inline
     def block_largest(value, bits):
-        cuda.syncthreads()
-        leave_largest(value, 0)
-        cuda.syncthreads()
-        return collect_largest(0)
-
-    def of_places(combine: Any, neutral: Any) -> Any:
-        leave, collect = of_block(combine, neutral, keep_place, kept_place)
-
-        @inline
-        def block_places(value, bits):
-            cuda.syncthreads()
-            leave(value, 0)
-            cuda.syncthreads()
-            return collect(0)
-
-        return block_places
+        return largest_of_block(value)
 
     @inline
     def wait_for_block():
         cuda.syncthreads()
 
-    smallest, sum_places = of_places(_smaller_place, NOWHERE), of_places(_plus_places, np.int32(0))
-    return Together(block_sums, block_largest, smallest, sum_places, wait_for_block)
+    return Together(block_sums, block_largest, of_places(_smaller_place), of_places(_plus_places), wait_for_block)

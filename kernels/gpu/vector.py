@@ -231,25 +231,81 @@ def _by_lanes(builder: ir.IRBuilder, value: ir.Value, one: Callable[[ir.Value], 
     return result
 
 
-def _of_float32(assembly: str) -> Any:
-    """An instruction from float32 to float32."""
+# The powers of maths.power_by_lookup, where the formula is explained: of v ($1) and scalars. In assembly because t is a
+# number first and a whole number then, which LLVM would move to another register and back.
+_POWER = """{
+    .reg .b32 %t;
+    .reg .f32 %f;
+    fma.rn.sat.f32 %t, $1, $4, $5;
+    fma.rn.f32 %f, %t, 0f4B800000, $6;
+    fma.rn.f32 %f, $1, $2, %f;
+    fma.rn.f32 %f, $1, $3, %f;
+    ex2.approx.ftz.f32 %f, %f;
+    mul.lo.s32 %t, %t, -8388608;
+    mul.f32 $0, %f, %t;
+}"""
 
+
+@intrinsic
+def power_of_two(typingctx: Any, v: Any, hi: Any, lo: Any, down: Any, most: Any, back: Any) -> Any:
+    """The assembly above, of float32."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        of_six = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 6)
+
+        def of_lane(lane: ir.Value) -> ir.Value:
+            return builder.asm(of_six, _POWER, "=f" + ",f" * 6, [lane, *args[1:]], False)
+
+        return _by_lanes(builder, args[0], of_lane)
+
+    return v(v, hi, lo, down, most, back), codegen
+
+
+def _exchange(distance_as: str) -> Any:
     @intrinsic
-    def instruction(typingctx: Any, a: types.Type) -> Any:
+    def exchanged(typingctx: Any, value: types.Type, distance: types.Integer) -> Any:
+        kind = "f" if isinstance(value, types.Float) else "r"
+
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            of_one = ir.FunctionType(ir.FloatType(), [ir.FloatType()])
-            return _by_lanes(builder, args[0], lambda one: builder.asm(of_one, assembly, "=f,f", [one], False))
+            distance = context.cast(builder, args[1], sig.args[1], types.int32)
+            of_two = ir.FunctionType(ir_of(value), [ir_of(value), I32])
+            constraint = f"={kind},{kind},{distance_as}"
+            made = builder.asm(of_two, "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", constraint, [args[0], distance], True)
+            made.attributes.add("convergent")
+            return made
 
-        return a(a), codegen
+        return value(value, distance), codegen
 
-    return instruction
+    return exchanged
 
 
-# 2**a, looked up; subnormal numbers are 0.
-exp2_approximate = _of_float32("ex2.approx.ftz.f32 $0, $1;")
+# (number of 32 bits, distance) -> that of the lane whose index in the warp differs by a power of two, which for the
+# second is a constant. (Numba's is for whole numbers: LLVM would move floats to other registers, and back.)
+exchanged_word, exchanged_near_word = _exchange("r"), _exchange("n")
 
-# A number whose bits are those of another, moved into the exponent (which spares the way over integers).
-mantissa_to_exponent = _of_float32("shl.b32 $0, $1, 23;")
+
+@intrinsic
+def once(typingctx: Any, value: types.Integer) -> Any:
+    """A 64-bit whole number, which LLVM is not to compute again wherever it is needed."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.asm(ir.FunctionType(I64, [I64]), "mov.b64 $0, $1;", "=l,l", [args[0]], False)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def moved(typingctx: Any, address: types.Integer, by: types.Integer) -> Any:
+    """``address + by``, the next round of a loop, so that LLVM cannot foresee how many there are.
+
+    It would repeat the round, which is long enough, and for that every thread would divide by ``by`` before the loop.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        of_two = ir.FunctionType(I64, [I64, I64])
+        return builder.asm(of_two, "add.s64 $0, $1, $2;", "=l,l,ln", args, False)
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 # --- lanes -----------------------------------------------------------------------------------------------------------

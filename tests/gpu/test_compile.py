@@ -20,11 +20,11 @@ REGISTERS_OF_A_MULTIPROCESSOR = 65536
 # Registers of a thread at most, on any device and for any type: plain kernels, and general ones. A few more than there
 # are now. What is asked for in blocks of 8 is what decides how many warps a multiprocessor takes.
 REGISTERS = {
-    "warp": (112, 200),
-    "block": (104, 192),
-    "online": (120, 216),
-    "part": (112, 200),
-    "finish": (96, 136),
+    "warp": (128, 216),
+    "block": (96, 200),
+    "online": (144, 232),
+    "part": (136, 224),
+    "finish": (120, 128),
 }
 
 

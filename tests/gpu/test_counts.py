@@ -14,19 +14,23 @@ from . import standin
 # Rows and classes that the launch table gives to each kernel, by bytes of an element; how often it reads them.
 SHAPES = {
     "warp": ({2: (64, 1024), 4: (64, 1024), 8: (64, 512)}, 1),
-    "block": ({2: (3, 32768), 4: (3, 32768), 8: (3, 16384)}, 1),
+    "block": ({2: (3, 32000), 4: (3, 32000), 8: (3, 16000)}, 1),
+    "block, short rows": ({2: (49, 4096), 4: (49, 4096), 8: (49, 2048)}, 1),
+    "block, odd rows": ({2: (3, 50257), 4: (3, 50257), 8: (3, 25001)}, 1),
     "online": ({2: (3, 61440), 4: (3, 61440), 8: (3, 30720)}, 2),
     "split": ({2: (1, 524288), 4: (1, 262144), 8: (1, 131072)}, 2),
 }
-NAMES = {"split": {"part", "finish"}}
+NAMES = {"split": {"part", "finish"}, "block, short rows": {"block"}, "block, odd rows": {"block"}}
 DEVICE = standin.CAPABILITIES.index((9, 0))
 
 # Thread-instructions of PTX for each element at most, moves between registers among them: a little more than now.
 INSTRUCTIONS = {  # of FLOAT_TYPES
-    "warp": (42, 41, 39, 87),
-    "block": (27, 25, 24, 56),
-    "online": (44, 41, 40, 93),
-    "split": (46, 43, 44, 107),
+    "warp": (33, 33, 32, 77),
+    "block": (16, 16, 16, 36),
+    "block, short rows": (16, 16, 16, 38),
+    "block, odd rows": (16, 16, 16, 34),
+    "online": (26, 25, 23, 58),
+    "split": (26, 26, 26, 63),
 }
 
 

@@ -14,11 +14,9 @@ from conftest import FLOAT_TYPES, LOSS, ROUNDING, assert_grad, assert_loss, floa
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.kernels import reference
+from fastce.kernels.gpu import launch
 from fastce.kernels.gpu.call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
-from fastce.kernels.gpu.kernels import STATS_FIELDS, chunk_in_block
-from fastce.kernels.gpu.launch import Choice, Launch, _threads, _warp
-from fastce.kernels.gpu.memory import numbers
-from fastce.kernels.gpu.together import SCRATCH_BYTES
+from fastce.kernels.gpu.memory import SECTOR_BYTES, numbers
 from fastce.kernels.task import Task
 
 from . import standin
@@ -129,23 +127,16 @@ def device_of(case):
 def choice(name, dtype, plain, n_rows, n_classes, with_grad):
     """The launches of a kernel, with few threads and little memory, so that small rows are several pieces."""
     of_type = numbers(dtype)
-    slot = chunk_in_block(of_type, plain)
-    chunks = -(-(n_classes + of_type.lanes - 1) // of_type.lanes)
     if name == "warp":
-        return _warp(plain, n_rows, chunks, slot)
+        return launch.warp(of_type, plain, n_rows, n_classes)
+    chunks = launch.chunks_of(of_type, n_classes, SECTOR_BYTES)
     if name == "block":
-        shared = SCRATCH_BYTES + chunks * slot
-        threads = max(64, _threads("block", plain, chunks))
-        return Choice((Launch("block", (n_rows, 1), threads, shared),), plain, 5, chunks, 1, chunks, 0)
-    threads = tile = 64
-    shared = SCRATCH_BYTES + tile * slot
+        return launch.block(launch.Device((9, 0), 132), of_type, plain, n_rows, chunks)
+    threads, tile = 64, 256
     if name == "online":
-        return Choice((Launch("online", (n_rows, 1), threads, shared),), plain, 5, tile, 1, chunks, 0)
+        return launch.online(of_type, plain, n_rows, chunks, threads, tile)
     part = -(-chunks // 3)
-    parts = -(-chunks // part)
-    look = Launch("part", (n_rows, parts), threads, shared)
-    finish = Launch("finish", (n_rows, parts if with_grad else 1), 64, SCRATCH_BYTES + 8 * STATS_FIELDS * parts)
-    return Choice((look, finish), plain, 5, min(tile, part), parts, part, n_rows * parts * STATS_FIELDS)
+    return launch.split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
 
 
 IGNORED = -7
