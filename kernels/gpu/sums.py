@@ -76,7 +76,7 @@ NAMES = ("weigh", "weigh_finish", "add", "add_finish", "nll")
 @cache
 def kernel(name: str, dtype: str) -> Kernel:
     """Give a kernel for rows of a type."""
-    return Kernel(_MAKE[name](dtype), SIGNATURE, THREADS)
+    return Kernel(f"{name} {dtype}", _MAKE[name](dtype), SIGNATURE, THREADS)
 
 
 @inline

@@ -1,0 +1,152 @@
+"""What the kernels are run on: kernel, type, options, number of classes, layout, schedule, errors, device."""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from conftest import FLOAT_TYPES
+
+from fastce.kernels.gpu.call import LOG_SOFTMAX, SOFTMAX
+from fastce.kernels.gpu.kernels import STATS_FIELDS, chunk_in_block
+from fastce.kernels.gpu.launch import Choice, Launch, _threads, _warp
+from fastce.kernels.gpu.memory import numbers
+from fastce.kernels.gpu.together import SCRATCH_BYTES
+
+from . import standin
+from .ptx import SCHEDULES
+
+KERNELS = ("warp", "block", "online", "split")
+# One class; fewer than lanes of a warp; one more; several chunks for each lane; one more than chunks of any type;
+# rounds of threads and a rest; several pieces and parts.
+CLASSES = (1, 7, 33, 200, 513, 1001, 4100)
+MOST_OF_A_WARP = 1001  # beyond, no device has the memory
+
+PLAIN = {
+    "plain": {},
+    "weights": {"weight": True, "sample_weight": True},
+    "z-loss, upstream": {"z_loss": 0.125, "upstream": True, "ce_scale": 0.5, "zl_scale": 2.0, "zl_ratio": 0.25},
+    "scale": {"logit_scale": 0.5, "aux": ("lse", "target_prob")},
+    "loss alone": {"grad": False},
+    "lse given": {"lse_in": 0.0, "loss": False},
+    "lse of more classes": {"lse_in": 1.5, "loss": False, "z_loss": 0.125},
+    "softmax": {"kind": SOFTMAX},
+    "logsumexp": {"targets": None, "loss": False, "grad": False, "aux": ("lse",)},
+}
+EVERY = {
+    "weight": True, "sample_weight": True, "upstream": True, "label_smoothing": 0.25, "z_loss": 0.125, "softcap": 8.0,
+    "logit_scale": 1.5,
+}  # fmt: skip
+ALL_AUX = ("lse", "argmax", "correct", "rank", "target_prob", "entropy")
+GENERAL = {
+    "smoothing": {"label_smoothing": 0.25},
+    "smoothing, weights": {"label_smoothing": 0.25, "weight": True, "sample_weight": True},
+    "probabilities": {"targets": "narrow"},
+    "wide probabilities": {"targets": "wide", "weight": True, "z_loss": 0.125, "aux": ("lse", "argmax", "entropy")},
+    "softcap": {"softcap": 8.0},
+    "negative scale": {"logit_scale": -0.5, "aux": ALL_AUX},
+    "aux": {"aux": ALL_AUX},
+    "everything": {**EVERY, "aux": ALL_AUX},
+    "everything, probabilities": {**EVERY, "targets": "narrow", "aux": ("lse", "argmax", "entropy")},
+    "log_softmax": {"kind": LOG_SOFTMAX},
+}
+OPTIONS = {**PLAIN, **GENERAL}
+
+# Where rows lie: elements after each row, and before the first; the same of the gradient; None: over the logits.
+LAYOUTS = {
+    "dense": ((0, 0), (0, 0)),
+    "in place": ((0, 0), None),
+    "padded": ((16, 16), (16, 16)),
+    "odd": ((3, 1), (3, 1)),
+    "odd, in place": ((5, 3), None),
+    "apart": ((3, 1), (1, 0)),  # shifted otherwise than the gradient
+    "strided": ("every second", (0, 0)),
+}
+ERRORS = (None, "high", "low", 7)
+
+# Devices whose PTX differs: see test_compile.py.
+DEVICES = ("7.5", "9.0", "10.0")
+
+
+class Case(NamedTuple):
+    kernel: str
+    dtype: str
+    options: str
+    n_classes: int
+    layout: str
+    schedule: str
+    error: object
+    device: str = "9.0"
+
+
+FACTORS = (KERNELS, FLOAT_TYPES, tuple(OPTIONS), CLASSES, tuple(LAYOUTS), tuple(SCHEDULES), ERRORS, DEVICES)
+
+
+def allowed(case):
+    return case.kernel != "warp" or case.n_classes <= MOST_OF_A_WARP
+
+
+def pairs_of(case):
+    """Pairs of values; and the kernel itself, as compiled for a device."""
+    text = case.kernel, case.dtype, case.options in PLAIN, case.device
+    return {*itertools.combinations(enumerate(case), 2), text}
+
+
+def number_of(device):
+    """The stand-in's number of a device."""
+    return standin.CAPABILITIES.index(tuple(map(int, device.split("."))))
+
+
+def every_pair(seen=()):
+    """Few cases that have, with those seen already, all that `pairs_of` can give: each the best of some of chance."""
+    rng = np.random.default_rng(3)
+    left = {
+        pair
+        for (i, a), (j, b) in itertools.combinations(enumerate(FACTORS), 2)
+        for pair in itertools.product([(i, v) for v in a], [(j, v) for v in b])
+    } - {((0, "warp"), (3, n)) for n in CLASSES if n > MOST_OF_A_WARP}
+    left |= set(itertools.product(KERNELS, FLOAT_TYPES, (True, False), DEVICES))
+    for case in seen:
+        left -= pairs_of(case)
+    cases = []
+    while left:
+        tries = [case for case in (_with_one_of(rng, left) for _ in range(30)) if allowed(case)]
+        best = max(tries, key=lambda case: len(pairs_of(case) & left), default=None)
+        if best is not None:
+            cases.append(best)
+            left -= pairs_of(best)
+    return cases
+
+
+def _with_one_of(rng, left):
+    """A case of chance with the first of what is left."""
+    first = min(left, key=str)
+    case = [values[rng.integers(len(values))] for values in FACTORS]
+    if isinstance(first[0], str):
+        kernel, dtype, plain, device = first
+        options = tuple(PLAIN if plain else GENERAL)
+        return Case(kernel, dtype, options[rng.integers(len(options))], *case[3:-1], device)
+    for i, value in first:
+        case[i] = value
+    return Case(*case)
+
+
+def choice(name, dtype, plain, n_rows, n_classes, with_grad):
+    """The launches of a kernel, with few threads and little memory, so that small rows are several pieces."""
+    of_type = numbers(dtype)
+    slot = chunk_in_block(of_type, plain)
+    chunks = -(-(n_classes + of_type.lanes - 1) // of_type.lanes)
+    if name == "warp":
+        return _warp(plain, n_rows, chunks, slot)
+    if name == "block":
+        shared = SCRATCH_BYTES + chunks * slot
+        threads = max(64, _threads("block", plain, chunks))
+        return Choice((Launch("block", (n_rows, 1), threads, shared),), plain, 5, chunks, 1, chunks, 0)
+    threads = tile = 64
+    shared = SCRATCH_BYTES + tile * slot
+    if name == "online":
+        return Choice((Launch("online", (n_rows, 1), threads, shared),), plain, 5, tile, 1, chunks, 0)
+    part = -(-chunks // 3)
+    parts = -(-chunks // part)
+    look = Launch("part", (n_rows, parts), threads, shared)
+    finish = Launch("finish", (n_rows, parts if with_grad else 1), 64, SCRATCH_BYTES + 8 * STATS_FIELDS * parts)
+    return Choice((look, finish), plain, 5, min(tile, part), parts, part, n_rows * parts * STATS_FIELDS)
