@@ -25,7 +25,8 @@ PLAIN = {
     "plain": {},
     "weights": {"weight": True, "sample_weight": True},
     "z-loss, upstream": {"z_loss": 0.125, "upstream": True, "ce_scale": 0.5, "zl_scale": 2.0, "zl_ratio": 0.25},
-    "scale": {"logit_scale": 0.5, "aux": ("lse", "target_prob")},
+    "scales of the device": {"scales": True, "z_loss": 0.125, "ce_scale": 0.5, "zl_scale": 2.0, "zl_ratio": 0.25},
+    "scale": {"logit_scale": 64.0, "aux": ("lse", "target_prob")},
     "loss alone": {"grad": False},
     "lse given": {"lse_in": 0.0, "loss": False},
     "lse of more classes": {"lse_in": 1.5, "loss": False, "z_loss": 0.125},
@@ -39,7 +40,13 @@ EVERY = {
 ALL_AUX = ("lse", "argmax", "correct", "rank", "target_prob", "entropy")
 GENERAL = {
     "smoothing": {"label_smoothing": 0.25},
-    "smoothing, weights": {"label_smoothing": 0.25, "weight": True, "sample_weight": True},
+    "smoothing, weights": {
+        "label_smoothing": 0.25,
+        "weight": True,
+        "sample_weight": True,
+        "scales": True,
+        "ce_scale": 0.5,
+    },
     "probabilities": {"targets": "narrow"},
     "wide probabilities": {"targets": "wide", "weight": True, "z_loss": 0.125, "aux": ("lse", "argmax", "entropy")},
     "softcap": {"softcap": 8.0},
@@ -47,20 +54,30 @@ GENERAL = {
     "aux": {"aux": ALL_AUX},
     "everything": {**EVERY, "aux": ALL_AUX},
     "everything, probabilities": {**EVERY, "targets": "narrow", "aux": ("lse", "argmax", "entropy")},
+    "everything, lse of more classes": {**EVERY, "lse_in": 1.5, "loss": False},
     "log_softmax": {"kind": LOG_SOFTMAX},
 }
 OPTIONS = {**PLAIN, **GENERAL}
 
-# Where rows lie: elements after each row, and before the first; the same of the gradient; None: over the logits.
+
+class Layout(NamedTuple):
+    """Where rows lie: elements after each and before the first, or as named."""
+
+    logits: object
+    grad: object  # None: over the logits
+
+
 LAYOUTS = {
-    "dense": ((0, 0), (0, 0)),
-    "in place": ((0, 0), None),
-    "padded": ((16, 16), (16, 16)),
-    "odd": ((3, 1), (3, 1)),
-    "odd, in place": ((5, 3), None),
-    "apart": ((3, 1), (1, 0)),  # shifted otherwise than the gradient
-    "strided": ("every second", (0, 0)),
+    "dense": Layout((0, 0), (0, 0)),
+    "in place": Layout((0, 0), None),
+    "padded": Layout((16, 16), (16, 16)),
+    "odd": Layout((3, 1), (3, 1)),
+    "odd, in place": Layout((5, 3), None),
+    "apart": Layout((3, 1), (1, 0)),  # shifted otherwise than the gradient
+    "strided": Layout("every second", (0, 0)),
+    "in two steps": Layout("in two steps", "in two steps"),
 }
+TARGETS = ("int64", "uint64", "int32", "uint32", "int16", "uint16", "int8", "uint8")
 ERRORS = (None, "high", "low", 7)
 
 # Devices whose PTX differs: see test_compile.py.
@@ -75,14 +92,60 @@ class Case(NamedTuple):
     layout: str
     schedule: str
     error: object
+    targets: str = "int64"
     device: str = "9.0"
 
 
-FACTORS = (KERNELS, FLOAT_TYPES, tuple(OPTIONS), CLASSES, tuple(LAYOUTS), tuple(SCHEDULES), ERRORS, DEVICES)
+FACTORS = (KERNELS, FLOAT_TYPES, tuple(OPTIONS), CLASSES, tuple(LAYOUTS), tuple(SCHEDULES), ERRORS, TARGETS, DEVICES)
 
 
 def allowed(case):
-    return case.kernel != "warp" or case.n_classes <= MOST_OF_A_WARP
+    fits = case.n_classes < np.iinfo(case.targets).max
+    return fits and (case.kernel != "warp" or case.n_classes <= MOST_OF_A_WARP)
+
+
+# Options, number of classes, layout, schedule, error and targets by which every instruction of a kernel is executed:
+# each branch of the options, rows long enough for loops that the compiler unrolled, every way in which rows may lie.
+# 0 stands for the longest rows.
+CHOSEN = {
+    True: (
+        ("plain", 0, "odd", "random", None, "uint64"),
+        ("weights", 200, "dense", "lockstep", "high", "int32"),
+        ("z-loss, upstream", 513, "apart", "warp-serial", "low", "int16"),
+        ("scales of the device", 33, "strided", "warp-reverse", 7, "uint8"),
+        ("scale", 0, "in two steps", "lockstep", "high", "uint32"),
+        ("loss alone", 0, "padded", "warp-reverse", "low", "int64"),
+        ("lse given", 7, "odd, in place", "random", 7, "int8"),
+        ("lse of more classes", 0, "in place", "lockstep", None, "uint16"),
+        ("softmax", 0, "dense", "warp-serial", 7, "int64"),
+        ("logsumexp", 1001, "odd", "lockstep", "low", "int64"),
+        ("lse given", 1, "dense", "warp-serial", "high", "int64"),
+    ),
+    False: (
+        ("everything", 0, "odd", "random", None, "uint64"),
+        ("everything, probabilities", 513, "apart", "warp-reverse", "high", "int64"),
+        ("wide probabilities", 200, "in two steps", "lockstep", "low", "int64"),
+        ("everything, lse of more classes", 0, "padded", "warp-serial", 7, "int32"),
+        ("smoothing, weights", 513, "strided", "warp-reverse", "low", "int16"),
+        ("negative scale", 33, "odd, in place", "random", 7, "int8"),
+        ("log_softmax", 0, "odd", "lockstep", "high", "int64"),
+        ("softcap", 1, "dense", "warp-serial", None, "uint16"),
+        ("probabilities", 7, "in place", "lockstep", "low", "int64"),
+    ),
+}
+
+
+def longest(kernel, dtype):
+    """Rows of four rounds at least of all threads, which is what loops are unrolled to."""
+    if kernel != "warp":
+        return CLASSES[-1]
+    return MOST_OF_A_WARP * 2 if dtype in ("float16", "bfloat16") else MOST_OF_A_WARP
+
+
+def chosen(kernel, dtype, plain):
+    """The cases in which every instruction of a kernel is executed."""
+    long = longest(kernel, dtype)
+    return [Case(kernel, dtype, options, n or long, *rest) for options, n, *rest in CHOSEN[plain]]
 
 
 def pairs_of(case):
@@ -103,7 +166,9 @@ def every_pair(seen=()):
         pair
         for (i, a), (j, b) in itertools.combinations(enumerate(FACTORS), 2)
         for pair in itertools.product([(i, v) for v in a], [(j, v) for v in b])
-    } - {((0, "warp"), (3, n)) for n in CLASSES if n > MOST_OF_A_WARP}
+    }
+    left -= {((0, "warp"), (3, n)) for n in CLASSES if n > MOST_OF_A_WARP}
+    left -= {((3, n), (7, name)) for n in CLASSES for name in TARGETS if n >= np.iinfo(name).max}
     left |= set(itertools.product(KERNELS, FLOAT_TYPES, (True, False), DEVICES))
     for case in seen:
         left -= pairs_of(case)

@@ -11,28 +11,50 @@ from fastce.kernels.task import Task
 
 from . import standin
 from .cases import LAYOUTS, OPTIONS, choice, number_of
+from .ptx.memory import UNWRITTEN
 
-IGNORED = -7
 BAD = (8, 9)  # rows whose target is no class
+SPECIAL = (4, 5, 6)  # with NaN, with +inf, and of -inf alone
+HUGE = (12, 13)  # rows so large that a whole number next to them is lost
+N_ROWS = 14
+LARGE = {"float16": 5e4, "bfloat16": 1e8, "float32": 1e8, "float64": 1e14}
+
+
+class Targets(NamedTuple):
+    """Classes, some of which are none, and what stands for an ignored row; of some integer type."""
+
+    values: np.ndarray
+    ignore_index: int
 
 
 def rows_of_all_kinds(rng, n_classes, dtype):
-    x = rng.normal(size=(12, n_classes)) * 3
-    y = rng.integers(0, n_classes, 12)
+    """Logits, and their targets; -1: the row is ignored, -2 and n_classes: the target is no class."""
+    x = rng.normal(size=(N_ROWS, n_classes)) * 3
+    y = rng.integers(0, n_classes, N_ROWS)
     other = (y + 1) % n_classes  # (the target itself, where there is no other)
-    rows = np.arange(12)
     x[1] *= 20
     x[2, other[2]] = -np.inf
     x[3, y[3]] = -np.inf
     x[4, other[4]] = np.nan
     x[5, other[5]] = np.inf
     x[6] = -np.inf
-    x[7], y[7] = np.nan, IGNORED
-    y[8], y[9] = n_classes, -5
+    x[7], y[7] = np.nan, -1
+    y[8], y[9] = n_classes, -2
     x[10, y[10]] = x[10].max() + 20
     x[11] = np.round(x[11])
-    x[11, rows[11] % n_classes] = x[11].max()  # equals
+    x[11, 11 % n_classes] = x[11].max()  # equals
+    large = np.array(LARGE[np.dtype(dtype).name], dtype)
+    x[12] = float(large) + float(np.spacing(large)) * rng.integers(0, 4, n_classes)
+    x[13] = -x[12]
     return x.astype(dtype), y
+
+
+def targets_of(y, n_classes, dtype):
+    """As the type can say it: unsigned ones have no numbers below 0, and at 64 bits some beyond those with a sign."""
+    signed, most = np.dtype(dtype).kind == "i", np.iinfo(dtype).max
+    ignored = -7 if signed else n_classes + 1
+    values = [ignored if v == -1 else (-5 if signed else most) if v == -2 else int(v) for v in y]
+    return Targets(np.array(values, dtype), ignored)
 
 
 class Made(NamedTuple):
@@ -41,8 +63,9 @@ class Made(NamedTuple):
     task: Task
     exact: Task
     kind: int
+    scales: object  # the stand-in's, where the device finds them
     arrays: dict  # the stand-in's, by name
-    largest: float
+    largest: np.ndarray  # logit of each row
 
 
 def make(gpu, rng, case, rows=rows_of_all_kinds):
@@ -50,9 +73,11 @@ def make(gpu, rng, case, rows=rows_of_all_kinds):
     dtype = float_type(case.dtype)
     arithmetic = np.dtype(np.float64) if case.dtype == "float64" else np.dtype(np.float32)
     x, y = rows(rng, case.n_classes, dtype)
+    if "lse_in" in options and len(x) == N_ROWS:
+        x[list(HUGE)] = x[0]  # whose lse is wrong by whole numbers once it is rounded
     n_rows, n_classes = x.shape
-    kind, aux = options["kind"], options["aux"]
-    only_logits = kind != GRADIENTS or options["targets"] is None
+    only_logits = options["kind"] != GRADIENTS or options["targets"] is None
+    targets = targets_of(y, n_classes, case.targets)
     vectors = {
         "weight": rng.uniform(0.5, 2, n_classes),
         "sample_weight": rng.uniform(0.5, 2, n_rows),
@@ -60,7 +85,7 @@ def make(gpu, rng, case, rows=rows_of_all_kinds):
     }
     given = {name: v.astype(arithmetic) for name, v in vectors.items() if options.get(name)}
     if options["targets"] == "classes" and not only_logits:
-        given["targets"] = y
+        given["targets"] = targets.values
     elif options["targets"] in ("narrow", "wide"):
         q = rng.dirichlet(np.full(n_classes, 0.5), n_rows)
         q[2] = 0  # (nothing at -inf)
@@ -69,44 +94,65 @@ def make(gpu, rng, case, rows=rows_of_all_kinds):
     if "lse_in" in options:
         with np.errstate(invalid="ignore"):
             given["lse_in"] = (oracle(_lse, x) + options["lse_in"]).astype(arithmetic)
-    numbers_ = {
-        "ignore_index": IGNORED, "label_smoothing": 0.0, "z_loss": 0.0, "softcap": 0.0, "logit_scale": 1.0,
+    numbers = {
+        "ignore_index": targets.ignore_index, "label_smoothing": 0.0, "z_loss": 0.0, "softcap": 0.0, "logit_scale": 1.0,
         "ce_scale": 1.0, "zl_scale": 1.0, "zl_ratio": 1.0,
     }  # fmt: skip
-    numbers_ |= {name: value for name, value in options.items() if name in numbers_}
-    outputs = {
-        name: ((n_rows,), {"argmax": np.int64, "rank": np.int64, "correct": bool}.get(name, arithmetic)) for name in aux
+    numbers |= {name: value for name, value in options.items() if name in numbers}
+    outputs = dict.fromkeys(options["aux"], arithmetic) | {
+        name: t for name, t in {"argmax": np.int64, "rank": np.int64, "correct": bool}.items() if name in options["aux"]
     }
     if options["loss"] and not only_logits:
-        outputs["loss"] = (n_rows,), arithmetic
+        outputs["loss"] = arithmetic
+
+    layout = LAYOUTS[case.layout]
+    in_place = layout.grad is None and options["grad"]
+    matrices = {name: values for name, values in given.items() if name == "probabilities"}
+    arrays = {name: gpu.put(v, name=name, readonly=True) for name, v in given.items() if name not in matrices}
+    for name, values in {"logits": x, **matrices}.items():
+        arrays[name] = _laid_out(gpu, values, layout.logits, name=name, readonly=not (in_place and name == "logits"))
+    arrays |= {name: gpu.empty(n_rows, t, name=name) for name, t in outputs.items()}
+    if options["grad"]:
+        arrays["grad"] = arrays["logits"] if in_place else _room(gpu, x, layout.grad or (0, 0), name="grad")
+    scales, wrong = None, {}
+    if options.get("scales"):
+        wrong = dict.fromkeys(("ce_scale", "zl_scale", "zl_ratio"), 1e9)
+        scales = gpu.put(np.array([numbers[name] for name in wrong], arithmetic), readonly=True)
 
     nothing = dict.fromkeys(Task._fields)
-    (place, grad_place) = LAYOUTS[case.layout]
-    arrays = {name: gpu.put(values, name=name, readonly=True) for name, values in given.items()}
-    in_place = grad_place is None and options["grad"]
-    if place == "every second":
-        wide = np.zeros((n_rows, 2 * n_classes), dtype)
-        wide[:, ::2] = x
-        arrays["logits"] = gpu.put(wide, name="logits", readonly=True)[:, ::2]
-    else:
-        pad, shift = place
-        arrays["logits"] = gpu.put(x, name="logits", readonly=not in_place, pad=pad, shift=shift)
-    arrays |= {name: gpu.empty(shape, t, name=name) for name, (shape, t) in outputs.items()}
-    if options["grad"]:
-        arrays["grad"] = arrays["logits"]
-        if not in_place:
-            pad, shift = grad_place or (0, 0)
-            arrays["grad"] = gpu.empty(x.shape, dtype, name="grad", pad=pad, shift=shift)
-    task = Task(**{**nothing, **numbers_, **arrays})
-
-    exact = {name: np.empty(shape, np.float64 if t == arithmetic else t) for name, (shape, t) in outputs.items()}
+    task = Task(**{**nothing, **numbers, **wrong, **arrays})
+    exact = {name: np.empty(n_rows, np.float64 if t == arithmetic else t) for name, t in outputs.items()}
     if options["grad"]:
         exact["grad"] = np.empty(x.shape)
     if "targets" in given:
-        given["targets"] = np.where(np.isin(np.arange(n_rows), BAD), 0, y)
-    exact = Task(**{**nothing, **numbers_, **given, **exact, "logits": x})
-    finite = np.abs(np.where(np.isfinite(x), x, 0).astype(np.float64)).max() * abs(numbers_["logit_scale"])
-    return Made(task, exact, kind, arrays, min(finite, numbers_["softcap"] or np.inf))
+        given["targets"] = np.where(np.isin(np.arange(n_rows), BAD), 0, np.where(y == -1, targets.ignore_index, y))
+    exact = Task(**{**nothing, **numbers, **given, **exact, "logits": x})
+    largest = np.abs(np.where(np.isfinite(x), x, 0).astype(np.float64)).max(axis=1) * abs(numbers["logit_scale"])
+    return Made(task, exact, options["kind"], scales, arrays, np.minimum(largest, numbers["softcap"] or np.inf))
+
+
+def _laid_out(gpu, values, place, **how):
+    n_rows, n_classes = values.shape
+    if place == "every second":
+        wide = np.zeros((n_rows, 2 * n_classes), values.dtype)
+        wide[:, ::2] = values
+        return gpu.put(wide, **how)[:, ::2]
+    if place == "in two steps":  # from one half of the rows to the other it is further than from row to row
+        apart = np.zeros((2, n_rows // 2 + 1, n_classes), values.dtype)
+        apart[:, :-1] = values.reshape(2, -1, n_classes)
+        return gpu.put(apart, **how)[:, :-1]
+    pad, shift = place
+    return gpu.put(values, pad=pad, shift=shift, **how)
+
+
+def _room(gpu, values, place, **how):
+    """Where a gradient goes; what lies between its rows is not to be touched."""
+    if place == "in two steps":
+        array = _laid_out(gpu, values, place, **how)
+        array.buffer.states(array.view)[...] = UNWRITTEN
+        return array
+    pad, shift = place
+    return gpu.empty(values.shape, values.dtype, pad=pad, shift=shift, **how)
 
 
 def _lse(x, backend):
@@ -135,22 +181,24 @@ def run(gpu, tasks, monkeypatch, case, made):
     before = len(gpu.launches)
     gpu.options = {"schedule": case.schedule, "error": case.error}
     with standin.Device(gpu, number_of(case.device)):
-        tasks.cross_entropy(made.task, made.kind)
+        tasks.cross_entropy(made.task, made.kind, made.scales)
     return [launched.counters for launched in gpu.launches[before:]]
 
 
 def check(made):
     """Compare all outputs with the exact ones; what a target has a say in is NaN, False or 0 where it is bad."""
     exact = made.exact
-    bad = np.isin(np.arange(len(exact.logits)), BAD) & (exact.targets is not None)
-    special = np.isin(np.arange(len(exact.logits)), (4, 5, 6))  # NaN, +inf, -inf alone
+    number = np.arange(len(exact.logits))
+    bad, special = np.isin(number, BAD) & (exact.targets is not None), np.isin(number, SPECIAL)
+    largest = made.largest
     for name, array in made.arrays.items():
         expected = getattr(exact, name)
         if name in ("loss", "lse", "argmax", "correct", "rank", "target_prob", "entropy"):
             found = array.get()
+            scaled = largest * (exact.softcap != 0 or exact.logit_scale != 1)
             if name in ("loss", "target_prob"):
                 assert np.isnan(found[bad]).all(), name
-                found, expected = found[~bad], expected[~bad]
+                found, expected, scaled = found[~bad], expected[~bad], scaled[~bad]
             if name in ("correct", "rank"):
                 assert not found[bad].any(), name
                 np.testing.assert_array_equal(found[~bad & ~special], expected[~bad & ~special], name)
@@ -162,12 +210,12 @@ def check(made):
                 gone = 64 * exact.logits.shape[-1] * np.finfo(found.dtype).tiny
                 with np.errstate(invalid="ignore"):  # inf - inf
                     expected = np.where(np.abs(found - expected) < gone, found, expected)
-                scaled = made.largest * (exact.softcap != 0 or exact.logit_scale != 1)
-                assert_loss(found, expected, scaled)
+                for which in (scaled > 1e3, scaled <= 1e3):
+                    assert_loss(found[which], expected[which], scaled[which].max(initial=0))
         elif name == "grad":
-            found = array.get()
+            found = array.get().reshape(expected.shape)
             assert np.isnan(found[bad]).all()
-            found, expected = found[~bad], expected[~bad]
+            found, expected, largest, number = found[~bad], expected[~bad], largest[~bad], number[~bad]
             nan = np.isnan(expected)
             np.testing.assert_array_equal(np.isnan(found), nan)
             rows = ~nan.any(axis=1)
@@ -179,8 +227,9 @@ def check(made):
                     relative += LOSS[np.dtype(np.float64 if found.dtype == np.float64 else np.float32)]
                     np.testing.assert_allclose(found[rows].astype(float), expected[rows], relative, absolute)
             else:
-                terms = np.abs(expected[rows]).max(initial=0)
-                assert_grad(found[rows], expected[rows], made.largest, terms, tolerances=GRAD_ON_GPU)
+                found, expected, largest, huge = found[rows], expected[rows], largest[rows], np.isin(number[rows], HUGE)
+                terms = np.abs(expected[~huge]).max(initial=0) * ~huge[:, np.newaxis]
+                assert_grad(found, expected, largest[:, np.newaxis], terms, tolerances=GRAD_ON_GPU)
 
 
 def check_case(gpu, tasks, monkeypatch, rng, case):
