@@ -112,25 +112,26 @@ CHOSEN = {
         ("plain", 0, "odd", "random", None, "uint64"),
         ("weights", 200, "dense", "lockstep", "high", "int32"),
         ("z-loss, upstream", 513, "apart", "warp-serial", "low", "int16"),
-        ("scales of the device", 33, "strided", "warp-reverse", 7, "uint8"),
+        ("scales of the device", 0, "strided", "warp-reverse", 7, "uint16"),
         ("scale", 0, "in two steps", "lockstep", "high", "uint32"),
         ("loss alone", 0, "padded", "warp-reverse", "low", "int64"),
         ("lse given", 7, "odd, in place", "random", 7, "int8"),
-        ("lse of more classes", 0, "in place", "lockstep", None, "uint16"),
-        ("softmax", 0, "dense", "warp-serial", 7, "int64"),
+        ("lse of more classes", 0, "in place", "lockstep", None, "int64"),
+        ("softmax", 1001, "apart", "warp-serial", 7, "int64"),
         ("logsumexp", 1001, "odd", "lockstep", "low", "int64"),
-        ("lse given", 1, "dense", "warp-serial", "high", "int64"),
+        ("lse given", 1, "dense", "warp-serial", "high", "uint8"),
     ),
     False: (
         ("everything", 0, "odd", "random", None, "uint64"),
         ("everything, probabilities", 513, "apart", "warp-reverse", "high", "int64"),
-        ("wide probabilities", 200, "in two steps", "lockstep", "low", "int64"),
+        ("wide probabilities", 201, "in two steps", "lockstep", "low", "int64"),
         ("everything, lse of more classes", 0, "padded", "warp-serial", 7, "int32"),
-        ("smoothing, weights", 513, "strided", "warp-reverse", "low", "int16"),
+        ("smoothing, weights", 0, "strided", "warp-reverse", "low", "int16"),
         ("negative scale", 33, "odd, in place", "random", 7, "int8"),
         ("log_softmax", 0, "odd", "lockstep", "high", "int64"),
+        ("log_softmax", 200, "apart", "warp-reverse", None, "int64"),
         ("softcap", 1, "dense", "warp-serial", None, "uint16"),
-        ("probabilities", 7, "in place", "lockstep", "low", "int64"),
+        ("probabilities", 513, "in place", "lockstep", "low", "int64"),
     ),
 }
 
@@ -206,11 +207,13 @@ def choice(name, dtype, plain, n_rows, n_classes, with_grad):
         shared = SCRATCH_BYTES + chunks * slot
         threads = max(64, _threads("block", plain, chunks))
         return Choice((Launch("block", (n_rows, 1), threads, shared),), plain, 5, chunks, 1, chunks, 0)
-    threads = tile = 64
+    # A piece is one round of all threads or, of long rows, several, and there are three parts or, of few chunks, two.
+    threads = 64
+    tile = threads if chunks < 400 else 5 * threads
     shared = SCRATCH_BYTES + tile * slot
     if name == "online":
         return Choice((Launch("online", (n_rows, 1), threads, shared),), plain, 5, tile, 1, chunks, 0)
-    part = -(-chunks // 3)
+    part = -(-chunks // (2 if 400 < chunks < 800 else 3))
     parts = -(-chunks // part)
     look = Launch("part", (n_rows, parts), threads, shared)
     finish = Launch("finish", (n_rows, parts if with_grad else 1), 64, SCRATCH_BYTES + 8 * STATS_FIELDS * parts)

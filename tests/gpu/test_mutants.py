@@ -127,13 +127,13 @@ class CheckedSums(Checked):
     def weigh_finish(self, rng):
         for warp in range(8):
             partials = rng.uniform(1, 2, (256, sums.PARTIAL_FIELDS))
-            bad_rows = rng.permutation(256) + 10 << 33  # of which both halves are looked at
-            bad_rows[32 * warp + 31] = 3 << 33
+            bad_rows = (rng.permutation(256) + 10) * (2**33 + 7)  # of which both halves are looked at
+            bad_rows[32 * warp + 31] = bad_row = 3 * 2**33 + 5
             partials[:, sums.BAD_ROW] = bad_rows.view(float)
             made = self.totals.Weighed(*(self.gpu.empty(*of) for of in ((3, self.dtype), (1, float), (1, np.int64))))
             places = {"scales": made.scales, "divisor_at": made.divisor, "bad_row": made.bad_row}
             self._finish("weigh_finish", partials, both=1, upstream=2.0, **places)
-            self._check_weighed(made, *partials[:, :2].sum(axis=0), 3 << 33)
+            self._check_weighed(made, *partials[:, :2].sum(axis=0), bad_row)
             yield from made
 
     def add(self, rng):
