@@ -10,6 +10,8 @@ pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, i
 from fastce.kernels.files import Files
 from fastce.kernels.gpu import kernels, layout, saved, sums
 
+from . import standin
+
 
 @pytest.fixture
 def compilations(monkeypatch):
@@ -58,9 +60,11 @@ def test_files_are_where_those_for_the_cpu_are(monkeypatch, tmp_path):
 
 
 def test_no_two_kernels_have_a_name():
+    with standin.installed():
+        from fastce.kernels.gpu import scale
     rows = itertools.product(kernels.NAMES, FLOAT_TYPES, (True, False), (True, False))
     every = [kernels.kernel(*of) for of in rows] + [
         sums.kernel(*of) for of in itertools.product(sums.NAMES, FLOAT_TYPES)
     ]
-    every.append(layout.kernel())
+    every += [layout.kernel(), *(scale.kernel(*of) for of in itertools.product(FLOAT_TYPES, (True, False)))]
     assert len({kernel.name for kernel in every}) == len(every)
