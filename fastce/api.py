@@ -89,8 +89,9 @@ def cross_entropy(
         q'  = (1 - label_smoothing) * q + label_smoothing / C
         row = s * (sum(w * q' * (L - z)) + z_loss * L**2)        # 0 * inf counts as 0
 
-    Arrays on a GPU, of CuPy or any that DLPack or `__cuda_array_interface__` describe, give CuPy arrays there: all of
-    them must lie on the same device, and the work is put on CuPy's current stream, without waiting for it.
+    Arrays on a GPU, of CuPy or any that DLPack or `__cuda_array_interface__` describe, give CuPy arrays there. All
+    arrays must lie on the same device, NumPy arrays and lists beside them are an error; numbers may be Python's. The
+    work is put on CuPy's current stream, without waiting for it.
 
     Parameters
     ----------
@@ -128,7 +129,8 @@ def cross_entropy(
         Who computes; None chooses. "reference" is plain NumPy, slow and easy to read.
     check : bool, optional
         Whether to look for targets that are no class where that costs time, on a GPU: it waits for the device. Without
-        it, the rows of such targets have a loss and gradient of NaN. On the CPU it is always done.
+        it, the rows of such targets have a loss, a gradient and a target_prob of NaN, are not correct and have rank 0.
+        On the CPU it is always done.
     out : array, optional
         Where to write the loss: a 0-d array or, with `reduction="none"`, one in the shape of the logits without `axis`.
         Its type is float64 for float64 logits, else float32. It is also returned.

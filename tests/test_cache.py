@@ -12,7 +12,7 @@ import pytest
 
 import fastce
 from fastce.kernels.cpu import NotOnDisk, cache, only_from_disk, targets
-from fastce.kernels.cpu.cache import Files
+from fastce.kernels.files import Files
 
 warmup = sys.modules["fastce.warmup"]  # the module: fastce.warmup is the function
 

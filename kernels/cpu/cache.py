@@ -10,20 +10,19 @@ Here a kernel has a file to itself, whose name says all that it depends on, and 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import pickle
 import signal
 import threading
-import uuid
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
 from numba.core.caching import FunctionCache, NullCache
-from numba.core.serialize import dumps
+
+from ..files import Files, digest_of_sources
+
+_HERE = Path(__file__).parent
 
 
 class NotOnDisk(Exception):
@@ -65,7 +64,9 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
-        stamp = repr((self._impl.locator.get_source_stamp(), _sources(), numba.__version__, llvmlite.__version__))
+        stamp = repr(
+            (self._impl.locator.get_source_stamp(), digest_of_sources(_HERE), numba.__version__, llvmlite.__version__)
+        )
         self._cache_file = Files(Path(self._cache_path), self._impl.filename_base, stamp)
 
     def load_overload(self, *args: Any) -> Any:
@@ -81,67 +82,9 @@ class KernelCache(FunctionCache):
             super().save_overload(*args)
 
 
-class Files:
-    """A file for each key, all of them made from the same source, which `stamp` stands for."""
-
-    def __init__(self, folder: Path, base: str, stamp: str) -> None:
-        self.folder, self.base, self.stamp = folder, base, stamp
-        self.prefix = f"{base}.{_digest(stamp.encode()).hex()[:12]}."
-
-    def load(self, key: Any) -> Any:
-        """What was saved, or None where nothing was, or where the file is damaged."""
-        try:
-            content = self._path(key).read_bytes()
-        except OSError:
-            return None
-        digest, data = content[:32], content[32:]
-        return pickle.loads(data) if digest == _digest(data) else None
-
-    def save(self, key: Any, value: Any) -> None:
-        """Save, all or nothing; a full disk, or one that has become read-only, costs the next process a compilation."""
-        data = dumps(value)
-        path = self._path(key)
-        with contextlib.suppress(OSError):
-            made = path.with_suffix(f".{uuid.uuid4().hex[:12]}.tmp")
-            try:
-                made.write_bytes(_digest(data) + data)
-                made.replace(path)
-            finally:
-                made.unlink(missing_ok=True)
-            self._remove_old()
-
-    def flush(self) -> None:
-        """Forget everything: Numba's `recompile` asks for it."""
-        for path in self.folder.glob(f"{self.base}.*.nbc"):
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-    def _path(self, key: Any) -> Path:
-        return self.folder / f"{self.prefix}{_digest(repr(key).encode()).hex()[:24]}.nbc"
-
-    def _remove_old(self) -> None:
-        """Remove what was compiled from another source."""
-        for path in self.folder.glob(f"{self.base}.*.nbc"):
-            if not path.name.startswith(self.prefix):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-
 def keep_on_disk(dispatcher: Any, function: Any) -> None:
     """Let Numba keep what it compiles of a function, if there is a folder for it: `info` tells which, or none."""
     try:
         dispatcher._cache = KernelCache(function)
     except RuntimeError:  # neither the folder of this file nor one of the user's can be written
         dispatcher._cache = NullCache()
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-@cache
-def _sources() -> str:
-    """Digest of all the files that kernels are made of (of none in a zip file, which has a stamp as a whole)."""
-    here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), here.parent / "formats.py"]
-    return _digest(b"".join(path.read_bytes() for path in files if path.exists())).hex()

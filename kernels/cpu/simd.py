@@ -20,7 +20,6 @@ int16       bfloat16, its bits    16 x float32
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +27,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from ..operators import Compiler, define
 
 VECTOR_BYTES = 64
 
@@ -104,47 +105,7 @@ def _suffix(ty: ir.Type) -> str:
 # --- operators -------------------------------------------------------------------------------------------------------
 
 
-def _operator(function: Callable[..., Any], on_float: str | None, on_int: str | None, compare: str = "") -> None:
-    """Give ``function`` a meaning for two vectors, or a vector and a scalar."""
-
-    @infer_global(function)
-    class Typing(AbstractTemplate):
-        def generic(self, args: tuple[types.Type, ...], kws: object) -> Any:
-            vecs = [a for a in args if isinstance(a, Vec)]
-            if len(args) == 2 and vecs and all(isinstance(a, Vec | types.Number) for a in args):
-                return signature(vecs[0].of(types.boolean) if compare else vecs[0], *args)
-            return None
-
-    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple[ir.Value, ...]) -> ir.Value:
-        vec = next(a for a in sig.args if isinstance(a, Vec))
-        a, b = (_as_vec(context, builder, v, t, vec) for v, t in zip(args, sig.args, strict=True))
-        name = on_float if isinstance(vec.element, types.Float) else on_int
-        if name is None:
-            raise TypeError(f"{function.__name__} is not defined for {vec}")
-        build = getattr(builder, name)
-        return build(compare, a, b) if compare else build(a, b)
-
-    for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
-        lower_builtin(function, left, right)(lower)
-
-
-_operator(operator.add, "fadd", "add")
-_operator(operator.sub, "fsub", "sub")
-_operator(operator.mul, "fmul", "mul")
-_operator(operator.truediv, "fdiv", None)
-_operator(operator.lshift, None, "shl")
-_operator(operator.rshift, None, "ashr")
-_operator(operator.and_, None, "and_")
-_operator(operator.or_, None, "or_")
-for _function, _symbol in (
-    (operator.lt, "<"),
-    (operator.le, "<="),
-    (operator.gt, ">"),
-    (operator.ge, ">="),
-    (operator.eq, "=="),
-):
-    _operator(_function, "fcmp_ordered", "icmp_signed", _symbol)  # ordered: false where either is NaN
-_operator(operator.ne, "fcmp_unordered", "icmp_signed", "!=")
+define(Compiler(types, infer_global, AbstractTemplate, signature, lower_builtin), Vec, _as_vec)
 
 
 @intrinsic

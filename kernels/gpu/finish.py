@@ -78,7 +78,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
         put_number(call.target_prob, i, zero if ignored else p_y + bad)
         if not plain:
             if call.entropy != 0:
-                entropy = fma(s.distance / total, call.unit, nll_top) + bad
+                entropy = fma(s.distance / total, call.unit, nll_top)
                 put_number(call.entropy, i, zero if ignored else entropy)
             winner = s.nan_at if s.nan_at != NOWHERE else s.top_at
             if winner == NOWHERE:

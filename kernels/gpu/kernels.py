@@ -47,6 +47,7 @@ NAMES = ("warp", "block", "online", "part", "finish")
 class Kernel(NamedTuple):
     """What a compiler needs."""
 
+    name: str  # that no other has
     function: Callable[[Any], None]
     signature: types.Type
     threads: int  # that its blocks have at most
@@ -61,7 +62,8 @@ def most_threads(name: str, plain: bool) -> int:
 def kernel(name: str, dtype: str, plain: bool, pairs: bool = True) -> Kernel:
     """Give a kernel for logits of a type; ``plain`` ones are faster, and do without what ``needs_general`` names."""
     parts = Parts(name, dtype, plain, pairs)
-    return Kernel(_MAKE[name](parts), signature(parts.numbers.arithmetic), most_threads(name, plain))
+    whole_name = " ".join((name, dtype, "plain" if plain else "general", "pairs" if pairs else "singles"))
+    return Kernel(whole_name, _MAKE[name](parts), signature(parts.numbers.arithmetic), most_threads(name, plain))
 
 
 class Parts:

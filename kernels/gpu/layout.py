@@ -40,7 +40,7 @@ def _lay_out(call: Layout) -> None:
 
 def kernel() -> Kernel:
     """Give the kernel."""
-    return Kernel(_lay_out, SIGNATURE, THREADS)
+    return Kernel("layout", _lay_out, SIGNATURE, THREADS)
 
 
 def merged_axes(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -13,9 +13,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from . import compile as _compile
-from . import layout
-from .compile import entry_of
+from . import layout, saved
 from .kernels import Kernel
 from .launch import Device
 
@@ -50,11 +48,10 @@ def launch(kernel: Kernel, grid: tuple[int, int], threads: int, shared_bytes: in
 
 
 def _load(kernel: Kernel, capability: tuple[int, int]) -> Any:
-    ptx = _compile.to_ptx(kernel.function, kernel.signature, capability, kernel.threads)
-    code, _ = _compile.to_machine_code(ptx, capability)
+    code = saved.code_of(kernel, capability)
     module = cupy.cuda.Module()
-    module.load(code)
-    function = module.get_function(entry_of(ptx))
+    module.load(code.machine)
+    function = module.get_function(code.entry)
     most = cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
     if most > _WITHOUT_ASKING:
         cupy.cuda.driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED, most)

@@ -52,7 +52,7 @@ def _scale(dtype: str, pairs: bool) -> Callable[[Scale], None]:
 @cache
 def kernel(dtype: str, pairs: bool = True) -> Kernel:
     """Give the kernel for numbers of a type; ``pairs``: as in ``kernels.kernel``."""
-    return Kernel(_scale(dtype, pairs), SIGNATURE, THREADS)
+    return Kernel(f"scale {dtype} {'pairs' if pairs else 'singles'}", _scale(dtype, pairs), SIGNATURE, THREADS)
 
 
 def scale(values: Any, factor: Any) -> None:

@@ -30,6 +30,7 @@ MOST_BLOCKS = 256  # which the block that finishes reads a thread each
 
 # What a block leaves in `Sums.partials`, 8 bytes each.
 WEIGHT_SUM, ROW_SUM, BAD_ROW, PARTIAL_FIELDS = range(4)
+LOSS_SUM = 0  # of `add`
 NO_BAD_ROW = 2**63 - 1
 
 _load_double, _store_double = numbers_at(types.float64)
@@ -77,31 +78,60 @@ NAMES = ("weigh", "weigh_finish", "add", "add_finish", "nll")
 @cache
 def kernel(name: str, dtype: str) -> Kernel:
     """Give a kernel for rows of a type."""
-    return Kernel(_MAKE[name](dtype), SIGNATURE, THREADS)
+    return Kernel(f"{name} {dtype}", _MAKE[name](dtype), SIGNATURE, THREADS)
 
 
 @inline
-def _in_block(a, b, first):
-    """Sums of two numbers over the block, and the smallest of a whole one; for thread 0."""
+def _leave_sum(a, field):
+    """A warp's sum, left by its first lane."""
     for step in range(WARP_BITS):
-        distance = WARP >> (step + 1)
-        a += cuda.shfl_xor_sync(EVERY_LANE, a, distance)
-        b += cuda.shfl_xor_sync(EVERY_LANE, b, distance)
-        first = min(first, cuda.shfl_xor_sync(EVERY_LANE, first, distance))
-    thread = cuda.threadIdx.x
-    if thread & (WARP - 1) == 0:
-        at = place_in_block(8 * (thread >> WARP_BITS))
-        _keep(at, a)
-        _keep(at + FIELD_BYTES, b)
-        _keep(at + 2 * FIELD_BYTES, from_bits(first))
+        a += cuda.shfl_xor_sync(EVERY_LANE, a, WARP >> (step + 1))
+    if cuda.threadIdx.x & (WARP - 1) == 0:
+        _keep(place_in_block(field + 8 * (cuda.threadIdx.x >> WARP_BITS)), a)
+
+
+@inline
+def _leave_smallest(first, field):
+    for step in range(WARP_BITS):
+        first = min(first, cuda.shfl_xor_sync(EVERY_LANE, first, WARP >> (step + 1)))
+    if cuda.threadIdx.x & (WARP - 1) == 0:
+        _keep(place_in_block(field + 8 * (cuda.threadIdx.x >> WARP_BITS)), from_bits(first))
+
+
+@inline
+def _sum_left(field):
+    a = 0.0
+    for warp in range(THREADS >> WARP_BITS):
+        a += _kept(place_in_block(field + 8 * warp))
+    return a
+
+
+@inline
+def _smallest_left(field):
+    first = np.int64(NO_BAD_ROW)
+    for warp in range(THREADS >> WARP_BITS):
+        first = min(first, bits(_kept(place_in_block(field + 8 * warp))))
+    return first
+
+
+@inline
+def _sum_in_block(a):
+    """The sum over the block; for thread 0."""
+    _leave_sum(a, 0)
     cuda.syncthreads()
-    if thread == 0:
-        for warp in range(1, THREADS >> WARP_BITS):
-            at = place_in_block(8 * warp)
-            a += _kept(at)
-            b += _kept(at + FIELD_BYTES)
-            first = min(first, bits(_kept(at + 2 * FIELD_BYTES)))
-    return a, b, first
+    return _sum_left(0) if cuda.threadIdx.x == 0 else 0.0
+
+
+@inline
+def _all_in_block(a, b, first):
+    """Sums of two numbers over the block, and the smallest of a whole one; for thread 0."""
+    _leave_sum(a, 0)
+    _leave_sum(b, FIELD_BYTES)
+    _leave_smallest(first, 2 * FIELD_BYTES)
+    cuda.syncthreads()
+    if cuda.threadIdx.x == 0:
+        return _sum_left(0), _sum_left(FIELD_BYTES), _smallest_left(2 * FIELD_BYTES)
+    return 0.0, 0.0, np.int64(NO_BAD_ROW)
 
 
 @inline
@@ -117,13 +147,10 @@ def _partial(call: Sums, field):
 
 
 @inline
-def _partials_together(call: Sums):
-    """What all blocks found; for thread 0."""
-    a, b, first, i = 0.0, 0.0, np.int64(NO_BAD_ROW), np.int64(cuda.threadIdx.x)
-    if i < call.n_partials:
-        at = call.partials + 8 * PARTIAL_FIELDS * i
-        a, b, first = _load_double(at), _load_double(at + 8 * ROW_SUM), _load_long(at + 8 * BAD_ROW)
-    return _in_block(a, b, first)
+def _partial_of_thread(call: Sums):
+    """Where the partials are that a thread of the only block is for; 0 where there are none."""
+    i = np.int64(cuda.threadIdx.x)
+    return call.partials + 8 * PARTIAL_FIELDS * i if i < call.n_partials else 0
 
 
 class _Numbers:
@@ -171,7 +198,7 @@ def _weighing(dtype: str) -> tuple[Any, Any]:
             if counts:
                 weight_sum, row_sum = weight_sum + s * w, row_sum + s
             i += THREADS
-        return _in_block(weight_sum, row_sum, bad_row)
+        return _all_in_block(weight_sum, row_sum, bad_row)
 
     @inline
     def leave(call: Sums, weight_sum, row_sum, bad_row):
@@ -214,7 +241,11 @@ def _weigh_finish(dtype: str) -> Callable[[Sums], None]:
     _, leave = _weighing(dtype)
 
     def kernel(call: Sums) -> None:
-        weight_sum, row_sum, bad_row = _partials_together(call)
+        weight_sum, row_sum, bad_row, at = 0.0, 0.0, np.int64(NO_BAD_ROW), _partial_of_thread(call)
+        if at != 0:
+            weight_sum, row_sum = _load_double(at + 8 * WEIGHT_SUM), _load_double(at + 8 * ROW_SUM)
+            bad_row = _load_long(at + 8 * BAD_ROW)
+        weight_sum, row_sum, bad_row = _all_in_block(weight_sum, row_sum, bad_row)
         if cuda.threadIdx.x == 0:
             leave(call, weight_sum, row_sum, bad_row)
 
@@ -243,14 +274,12 @@ def _add(dtype: str) -> Callable[[Sums], None]:
         while i < last:
             total += number_at(call.losses, i, 0.0)
             i += THREADS
-        total, _, _ = _in_block(total, 0.0, np.int64(NO_BAD_ROW))
+        total = _sum_in_block(total)
         if cuda.threadIdx.x == 0:
             if cuda.gridDim.x == 1:
                 leave(call, total)
             else:
-                _store_double(_partial(call, WEIGHT_SUM), total)
-                _store_double(_partial(call, ROW_SUM), 0.0)
-                _store_long(_partial(call, BAD_ROW), np.int64(NO_BAD_ROW))
+                _store_double(_partial(call, LOSS_SUM), total)
 
     return kernel
 
@@ -259,7 +288,8 @@ def _add_finish(dtype: str) -> Callable[[Sums], None]:
     leave = _leaving_loss(dtype)
 
     def kernel(call: Sums) -> None:
-        total, _, _ = _partials_together(call)
+        at = _partial_of_thread(call)
+        total = _sum_in_block(_load_double(at + 8 * LOSS_SUM) if at != 0 else 0.0)
         if cuda.threadIdx.x == 0:
             leave(call, total)
 

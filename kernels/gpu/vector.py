@@ -7,7 +7,6 @@ take vectors and scalars alike; where both meet, the scalar stands for a vector 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,8 @@ from numba.cuda import cgutils, types
 from numba.cuda.core.imputils import lower_builtin
 from numba.cuda.extending import core_models, intrinsic, register_model
 from numba.cuda.typing.templates import AbstractTemplate, infer_global, signature
+
+from ..operators import Compiler, define
 
 I1, I16, I32, I64 = (ir.IntType(n) for n in (1, 16, 32, 64))
 _FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -91,45 +92,7 @@ def suffix(ty: ir.Type) -> str:
 # --- operators -------------------------------------------------------------------------------------------------------
 
 
-def _operator(function: Callable[..., Any], on_float: str | None, on_int: str | None, compare: str = "") -> None:
-    """Give ``function`` a meaning for two vectors, or a vector and a scalar."""
-
-    @infer_global(function)
-    class Typing(AbstractTemplate):
-        def generic(self, args: tuple[types.Type, ...], kws: object) -> Any:
-            vecs = [a for a in args if isinstance(a, Vec)]
-            if len(args) == 2 and vecs and all(isinstance(a, (Vec, types.Number)) for a in args):
-                return signature(vecs[0].of(types.boolean) if compare else vecs[0], *args)
-            return None
-
-    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple[ir.Value, ...]) -> ir.Value:
-        vec = next(a for a in sig.args if isinstance(a, Vec))
-        a, b = (as_type(context, builder, v, t, vec) for v, t in zip(args, sig.args, strict=True))
-        name = on_float if isinstance(vec.element, types.Float) else on_int
-        if name is None:
-            raise TypeError(f"{function.__name__} is not defined for {vec}")
-        build = getattr(builder, name)
-        return build(compare, a, b) if compare else build(a, b)
-
-    for left, right in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
-        lower_builtin(function, left, right)(lower)
-
-
-_operator(operator.add, "fadd", "add")
-_operator(operator.sub, "fsub", "sub")
-_operator(operator.mul, "fmul", "mul")
-_operator(operator.truediv, "fdiv", None)
-_operator(operator.and_, None, "and_")
-_operator(operator.or_, None, "or_")
-for _function, _symbol in (
-    (operator.lt, "<"),
-    (operator.le, "<="),
-    (operator.gt, ">"),
-    (operator.ge, ">="),
-    (operator.eq, "=="),
-):
-    _operator(_function, "fcmp_ordered", "icmp_signed", _symbol)  # ordered: false where either is NaN
-_operator(operator.ne, "fcmp_unordered", "icmp_signed", "!=")
+define(Compiler(types, infer_global, AbstractTemplate, signature, lower_builtin), Vec, as_type)
 
 
 # --- functions of one element ----------------------------------------------------------------------------------------

@@ -7,6 +7,12 @@ interpreted.
         gpu.launches                              # what was launched: kernel, device, stream, counters
         gpu.waits, gpu.copies                     # how often something waited for the device, or was copied to it
 
+        with stream:
+            stream.begin_capture()                # from here on, nothing runs, and to wait is an error, or to copy
+            fastce.logsumexp(x, out=lse)
+            graph = stream.end_capture()
+        graph.launch()                            # now it does, each time
+
 It has the names of CuPy that fastce uses, and no other: whatever else is touched is an AttributeError. Devices are of
 several compute capabilities. What a kernel's code is here is its PTX; nothing is assembled.
 """
@@ -20,10 +26,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .ptx import Memory, launch
+from .standin_cuda import Device, Module, Stream, set_attribute
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))  # of devices 0, 1, ...
 MULTIPROCESSORS = 4  # few, so that rows are split over the grid where they are few, too
-OF_CUPY = ("fastce.device", *(f"fastce.kernels.gpu.{name}" for name in ("run", "scale", "tasks", "totals", "backend")))
+OF_CUPY = (
+    "fastce.device",
+    "fastce.device_arrays",
+    *(f"fastce.kernels.gpu.{name}" for name in ("run", "scale", "tasks", "totals", "backend")),
+)
 
 
 @dataclass
@@ -49,6 +60,8 @@ class Gpu:
     launches: list = field(default_factory=list)
     waits: int = 0
     copies: int = 0
+    multiprocessors: int = MULTIPROCESSORS
+    captured: list | None = None  # what is to be done, while a stream is captured
     options: dict = field(default_factory=dict)  # of ptx.launch: schedule, error, seed
 
     def put(self, values, **place):
@@ -62,14 +75,33 @@ class Gpu:
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         buffer = self.memory.empty(shape, dtype, **place)
         array = Array(self, buffer, buffer.view, self.current[-1])
-        weakref.finalize(array.alive, self.memory.free, buffer)
+        weakref.finalize(array.alive, self._free, buffer)
         return array
 
+    def _free(self, buffer):
+        """Give memory back to the pool; that of a graph's own arrays stays with the graph."""
+        if self.captured is None:
+            self.memory.free(buffer)
+
+    def wait(self):
+        """Something waits for the device."""
+        assert self.captured is None, "waits while a stream is captured"
+        self.waits += 1
+
+    def do(self, what):
+        """Put work on the stream."""
+        what() if self.captured is None else self.captured.append(what)
+
     def run(self, kernel, ptx, grid, threads, arguments, shared_bytes):
-        counters = launch(
-            ptx, grid, threads, list(arguments), memory=self.memory, shared_bytes=shared_bytes, **self.options
-        )
-        self.launches.append(Launched(kernel, self.current[-1], self.streams[-1], grid, threads[0], counters))
+        device, stream = self.current[-1], self.streams[-1]
+
+        def now():
+            counters = launch(
+                ptx, grid, threads, list(arguments), memory=self.memory, shared_bytes=shared_bytes, **self.options
+            )
+            self.launches.append(Launched(kernel, device, stream, grid, threads[0], counters))
+
+        self.do(now)
 
 
 class _Alive:
@@ -102,18 +134,19 @@ class Array:
         return self._view(self.view[index])
 
     def __setitem__(self, index, value):
-        self.buffer.put(value.buffer.get(value.view), self.view[index])
+        self.gpu.do(lambda: self.buffer.put(value.buffer.get(value.view), self.view[index]))
 
     def astype(self, dtype):
         made = self.gpu.empty(self.shape, dtype)
-        made.buffer.put(self.buffer.get(self.view).astype(dtype))
+        to, source, view = made.buffer, self.buffer, self.view
+        self.gpu.do(lambda: to.put(source.get(view).astype(dtype)))
         return made
 
     def copy(self):
         return self.astype(self.dtype)
 
     def get(self):
-        self.gpu.waits += 1
+        self.gpu.wait()
         return self.buffer.get(self.view)
 
     def __array__(self, *args, **options):
@@ -132,84 +165,6 @@ class Array:
         return int(self._number())
 
 
-class Device:
-    """cupy.cuda.Device: a GPU, and a context in which it is the current one."""
-
-    def __init__(self, gpu, number=None):
-        self.gpu, self.id = gpu, gpu.current[-1] if number is None else number
-
-    @property
-    def compute_capability(self):
-        return "{}{}".format(*self.gpu.capabilities[self.id])
-
-    @property
-    def attributes(self):
-        from fastce.kernels.gpu.launch import shared_kib
-
-        most = shared_kib(self.gpu.capabilities[self.id])[1] * 1024
-        return {"MultiProcessorCount": MULTIPROCESSORS, "MaxSharedMemoryPerBlockOptin": most}
-
-    def synchronize(self):
-        self.gpu.waits += 1
-
-    def __enter__(self):
-        self.gpu.current.append(self.id)
-        return self
-
-    def __exit__(self, *error):
-        self.gpu.current.pop()
-
-
-class Stream:
-    """cupy.cuda.Stream: a context in which it is the current one."""
-
-    def __init__(self, gpu):
-        self.gpu = gpu
-
-    def synchronize(self):
-        self.gpu.waits += 1
-
-    def __enter__(self):
-        self.gpu.streams.append(self)
-        return self
-
-    def __exit__(self, *error):
-        self.gpu.streams.pop()
-
-
-class Function:
-    """cupy.cuda.Function: launched on the current device and stream."""
-
-    WITHOUT_ASKING = 48 * 1024
-
-    def __init__(self, gpu, name, ptx):
-        self.gpu, self.name, self.ptx, self.ptr = gpu, name, ptx, self
-        self.device, self.most = gpu.current[-1], self.WITHOUT_ASKING
-
-    def __call__(self, grid, block, arguments, shared_mem=0):
-        assert self.device == self.gpu.current[-1], "a kernel of another device"
-        assert shared_mem <= self.most, "more shared memory than was asked for"
-        self.gpu.run(self.name, self.ptx, grid, block, arguments, shared_mem)
-
-
-class Module:
-    """cupy.cuda.Module."""
-
-    def __init__(self, gpu):
-        self.gpu = gpu
-
-    def load(self, code):
-        self.code = code.decode()
-
-    def get_function(self, name):
-        return Function(self.gpu, name, self.code)
-
-
-def _set_attribute(function, attribute, value):
-    assert attribute == 8, "another than the most shared memory"
-    function.most = value
-
-
 def cupy_of(gpu):
     """A module with the names of CuPy that fastce uses."""
 
@@ -218,6 +173,7 @@ def cupy_of(gpu):
             return value
         if hasattr(value, "__cuda_array_interface__"):
             return _foreign(gpu, value.__cuda_array_interface__)
+        assert gpu.captured is None, "copies while a stream is captured"
         gpu.copies += 1
         return gpu.put(value)
 
@@ -231,7 +187,7 @@ def cupy_of(gpu):
         Device=lambda number=None: Device(gpu, number),
         Module=lambda: Module(gpu),
         Stream=lambda: Stream(gpu),
-        driver=types.SimpleNamespace(funcSetAttribute=_set_attribute),
+        driver=types.SimpleNamespace(funcSetAttribute=set_attribute),
         is_available=lambda: True,
     )
     return cupy
@@ -252,21 +208,32 @@ def _foreign(gpu, interface):
     return Array(gpu, buffer, view, gpu.current[-1])
 
 
+def _code_of(kernel, capability):
+    """In place of machine code, kept on disk, the PTX."""
+    from fastce.kernels.gpu import compile as compile_
+    from fastce.kernels.gpu import saved
+
+    from .compiled import ptx_of
+
+    ptx = ptx_of(kernel, capability)
+    return saved.Code(ptx.encode(), compile_.entry_of(ptx))
+
+
 @contextlib.contextmanager
 def installed(**options):
     """Be CuPy, for a while: what imported it before imports it anew."""
-    from fastce.kernels.gpu import compile as compile_
+    from fastce.kernels.gpu import saved
 
     gpu = Gpu(**options)
     before = {name: sys.modules.pop(name, None) for name in ("cupy", *OF_CUPY)}
-    assemble = compile_.to_machine_code
+    code_of = saved.code_of
     _forget(OF_CUPY)
     sys.modules["cupy"] = cupy_of(gpu)
-    compile_.to_machine_code = lambda ptx, capability: (ptx.encode(), "")
+    saved.code_of = _code_of
     try:
         yield gpu
     finally:
-        compile_.to_machine_code = assemble
+        saved.code_of = code_of
         _forget(OF_CUPY)
         for name, module in before.items():
             sys.modules.pop(name, None)

@@ -11,9 +11,13 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.kernels.gpu import kernels, layout, sums
-from fastce.kernels.gpu.compile import entry_of, to_machine_code, to_ptx
+from fastce.kernels.gpu.compile import entry_of, to_machine_code
+
+from .compiled import ptx_of
 
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+# What the interpreter runs of each of these stands for all of it: the instructions are the same.
+ALIKE = (((8, 0), (8, 6), (8, 9), (9, 0)), ((10, 0), (12, 0)))
 TYPES = ("float16", "bfloat16", "float32", "float64")
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 
@@ -30,7 +34,7 @@ REGISTERS = {
 
 def compiled(kernel, capability):
     """The PTX and the assembler's report."""
-    ptx = to_ptx(kernel.function, kernel.signature, capability, kernel.threads)
+    ptx = ptx_of(kernel, capability)
     code, report = to_machine_code(ptx, capability)
     assert code[:4] == b"\x7fELF"
     assert entry_of(ptx).encode() in code
@@ -42,6 +46,18 @@ def instructions(ptx):
     body = ptx[ptx.index("{", ptx.index(".entry")) :]
     lines = [re.sub(r"//.*", "", line).strip() for line in body.splitlines()]
     return [line for line in lines if line and line[0] not in "{}."]
+
+
+def assert_alike(codes):
+    """Compare the instructions for devices of which only one is interpreted."""
+    for first, *others in ALIKE:
+        for other in others:
+            assert codes[other] == codes[first], f"{other} and {first}"
+
+
+def without_names(code):
+    """The kernel's own name, in those of its parameters, is another each time."""
+    return [re.sub(r"\[\w+_param_(\d+)", r"[\1", line) for line in code]
 
 
 def blocks_of(code):
@@ -107,10 +123,12 @@ def wide(access, code):
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "general"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_rows(dtype, plain, name):
+    codes = {}
     for capability in CAPABILITIES:
         kernel = kernels.kernel(name, dtype, plain, capability >= (8, 0) or dtype not in ("float16", "bfloat16"))
         ptx, report = compiled(kernel, capability)
         code = instructions(ptx)
+        codes[capability] = without_names(code)
         check_machine_code(report, kernel.threads, REGISTERS[name][not plain])
         check_ptx(code)
         if dtype != "float64":
@@ -121,16 +139,20 @@ def test_rows(dtype, plain, name):
         if name != "finish":
             assert wide("st.shared", code) > 0
             assert wide("ld.shared", code) > 0
+    assert_alike(codes)
 
 
 @pytest.mark.parametrize("name", sums.NAMES)
 @pytest.mark.parametrize("dtype", TYPES)
 def test_sums(dtype, name):
+    codes = {}
     for capability in CAPABILITIES:
         kernel = sums.kernel(name, dtype)
         ptx, report = compiled(kernel, capability)
         check_machine_code(report, kernel.threads, 64)
         check_ptx(instructions(ptx))
+        codes[capability] = without_names(instructions(ptx))
+    assert_alike(codes)
 
 
 def test_layout():

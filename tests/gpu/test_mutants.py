@@ -5,20 +5,21 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
-from fastce.kernels.gpu import kernels
-from fastce.kernels.gpu.compile import to_ptx
+from fastce.kernels.gpu import kernels, saved, sums
+from fastce.kernels.gpu import layout as layout_of_rows
 
-from . import standin, test_run
-from .ptx.mutants import mutants, noticed
-from .test_run import Case
+from . import running, standin
+from .cases import Case, number_of
+from .compiled import ptx_of
+from .ptx.mutants import Outcome, mutants, survives
 
 # For every kernel: a first chunk, whole ones and their rest; whole ones alone; gradients apart; rows that are sure of a
 # class each, as reductions that miss some threads' largest are wrong there only.
 CASES = [
-    ("plain", 513, "odd, in place", "random"),
-    ("plain", 200, "dense", "warp-reverse"),
-    ("plain", 33, "apart", "warp-serial"),
-    ("plain", 513, "padded", "lockstep"),
+    (513, "odd, in place", "random"),
+    (200, "dense", "warp-reverse"),
+    (33, "apart", "warp-serial"),
+    (513, "padded", "lockstep"),
 ]
 SURE = "padded"
 
@@ -28,88 +29,216 @@ def sure_rows(rng, n_classes, dtype):
     x = rng.normal(size=(n_rows, n_classes))
     y = np.arange(n_rows) * 4
     x[np.arange(n_rows), y] += 30
-    y[list(test_run.BAD)] = n_classes, -5
+    y[list(running.BAD)] = n_classes, -2
     return x.astype(dtype), y
 
 
 class Checked:
-    """What `survivors` calls with a PTX text in place of a kernel's own."""
+    """What `survives` calls with a PTX text in place of a kernel's own."""
 
-    def __init__(self, gpu, monkeypatch, kernel, part, dtype):
-        from fastce.kernels.gpu import run, tasks
+    device = "9.0"
 
-        self.gpu, self.monkeypatch, self.run, self.tasks = gpu, monkeypatch, run, tasks
-        self.kernel, self.part, self.dtype = kernel, part, dtype
-        of_kernel = kernels.kernel(part, dtype, True, True)
-        self.entry = of_kernel.function
-        self.device = test_run.device_of(Case(kernel, dtype, "", 0, "", "", None))
-        capability = standin.CAPABILITIES[self.device]
-        self.ptx = to_ptx(of_kernel.function, of_kernel.signature, capability, of_kernel.threads)
+    def __init__(self, gpu, monkeypatch, kernel):
+        from fastce.kernels.gpu import run
+
+        self.gpu, self.monkeypatch, self.launches, self.kernel = gpu, monkeypatch, run, kernel
+        self.number = number_of(self.device)
+        self.ptx = ptx_of(kernel, standin.CAPABILITIES[self.number])
 
     def __call__(self, text):
-        def compiled(function, *rest):
-            return text if function is self.entry else to_ptx(function, *rest)
+        """Give the outcome of all calls; they are to raise if something is wrong."""
+        own = saved.code_of
 
-        loaded = self.device, kernels.kernel(self.part, self.dtype, True, True)
-        self.monkeypatch.setattr(self.run._compile, "to_ptx", compiled)
-        self.run._loaded.pop(loaded, None)
+        def code_of(kernel, capability):
+            return (
+                saved.Code(text.encode(), own(kernel, capability).entry)
+                if kernel == self.kernel
+                else own(kernel, capability)
+            )
+
+        self.monkeypatch.setattr(saved, "code_of", code_of)
+        self.launches._loaded.pop((self.number, self.kernel), None)
+        self.gpu.launches.clear()
         try:
-            return self._run_cases()
+            with standin.Device(self.gpu, self.number):
+                results = self.calls()
         finally:
-            self.run._loaded.pop(loaded, None)
-
-    def _run_cases(self):
-        counters = None
-        for options, n_classes, layout, schedule in CASES:
-            case = Case(self.kernel, self.dtype, options, n_classes, layout, schedule, None)
-            with pytest.MonkeyPatch.context() as patch:
-                if layout == SURE:
-                    patch.setattr(test_run, "rows_of_all_kinds", sure_rows)
-                made = test_run.make(self.gpu, np.random.default_rng(5), case)
-            test_run.fill_exactly(made)
-            found = test_run.run(self.gpu, self.tasks, self.monkeypatch, case, made)
-            test_run.check(made)
-            found = found[1] if self.part == "finish" else found[0]
-            if counters is None:
-                counters = found
-            else:
-                counters += found
-        return counters
+            self.monkeypatch.setattr(saved, "code_of", own)
+            self.launches._loaded.pop((self.number, self.kernel), None)
+        name = saved.entry_of(text)
+        counters = [launched.counters for launched in self.gpu.launches if launched.kernel == name]
+        for more in counters[1:]:
+            counters[0] += more
+        return Outcome(counters[0], b"".join(array.get().tobytes() for array in results))
 
 
-PARTS = [("warp", "warp"), ("block", "block"), ("online", "online"), ("split", "part"), ("split", "finish")]
+class CheckedRows(Checked):
+    """A kernel of rows."""
 
-# How many may survive, and why no test could notice them:
-# a barrier in all but `warp`: before the first reduction there is none whose results are still to be read, and what
-#   `finish` merged lies elsewhere than what it agrees on;
-# an access: to what plain kernels keep but do not use, the scale of a plan, and in `finish` what general ones find.
-# Bounds are left out: loops that the compiler unrolled run their last rounds in either form.
-SURVIVORS = {"warp": 0, "block": 2, "online": 2, "part": 1, "finish": 16}
+    def __init__(self, gpu, monkeypatch, name, part, dtype, plain):
+        from fastce.kernels.gpu import tasks
+
+        super().__init__(gpu, monkeypatch, kernels.kernel(part, dtype, plain, True))
+        self.tasks, self.name, self.dtype, self.options = tasks, name, dtype, PLAIN if plain else GENERAL
+        self.of_sure_rows = self.options[-1]
+
+    def calls(self):
+        results = []
+        for options in self.options:
+            for n_classes, layout, schedule in CASES:
+                case = Case(self.name, self.dtype, options, n_classes, layout, schedule, None, device=self.device)
+                if layout == SURE and options != self.of_sure_rows:
+                    continue
+                rows = sure_rows if layout == SURE else running.rows_of_all_kinds
+                made = running.make(self.gpu, np.random.default_rng(5), case, rows)
+                running.fill_exactly(made)
+                running.run(self.gpu, self.tasks, self.monkeypatch, case, made)
+                running.check(made)
+                results += [made.arrays[name] for name in OUTPUTS if name in made.arrays]
+        return results
 
 
-@pytest.fixture(scope="module")
-def gpu():
-    with standin.installed() as gpu:
-        yield gpu
+class CheckedSums(Checked):
+    """A kernel of sums over rows, or that of their layout."""
+
+    def __init__(self, gpu, monkeypatch, name, dtype):
+        from fastce.kernels.gpu import totals
+
+        super().__init__(gpu, monkeypatch, layout_of_rows.kernel() if name == "layout" else sums.kernel(name, dtype))
+        monkeypatch.setattr(sums, "ROWS_A_BLOCK", 2 * sums.THREADS)
+        self.totals, self.dtype, self.check = totals, np.dtype(dtype), getattr(self, name)
+
+    def calls(self):
+        self.gpu.options = {"schedule": "random"}
+        return list(self.check(np.random.default_rng(5)))
+
+    def weigh(self, rng):
+        """For one block, the last lane of each of whose warps finds the first bad target in turn; and for several."""
+        for n, bad_row in [*((300, 32 * warp + 31) for warp in range(8)), (1100, 900)]:
+            y, s, w = rng.integers(-1, 4, n), self._some(rng, n), self._some(rng, 4)
+            y[bad_row], y[-1] = 4, -5
+            counts, bad = y != -1, np.isin(np.arange(n), (bad_row, n - 1))
+            weights = s.astype(float) * np.where(bad, 1.0, w[np.clip(y, 0, 3)])
+            put = self.gpu.put
+            found = self.totals.weigh(put(y), n, 4, -1, put(w), put(s), True, 2.0, self.dtype)
+            self._check_weighed(found, weights[counts].sum(), s.astype(float)[counts].sum(), bad_row)
+            yield from found
+
+    def weigh_finish(self, rng):
+        for warp in range(8):
+            partials = rng.uniform(1, 2, (256, sums.PARTIAL_FIELDS))
+            bad_rows = (rng.permutation(256) + 10) * (2**33 + 7)  # of which both halves are looked at
+            bad_rows[32 * warp + 31] = bad_row = 3 * 2**33 + 5
+            partials[:, sums.BAD_ROW] = bad_rows.view(float)
+            made = self.totals.Weighed(*(self.gpu.empty(*of) for of in ((3, self.dtype), (1, float), (1, np.int64))))
+            places = {"scales": made.scales, "divisor_at": made.divisor, "bad_row": made.bad_row}
+            self._finish("weigh_finish", partials, both=1, upstream=2.0, **places)
+            self._check_weighed(made, *partials[:, :2].sum(axis=0), bad_row)
+            yield from made
+
+    def add(self, rng):
+        for n in (300, 1100):
+            losses, out = self._some(rng, n), self.gpu.empty((), self.dtype)
+            self.totals.add(self.gpu.put(losses), self.gpu.put(np.array([3.0])), np.nan, out)
+            np.testing.assert_allclose(out.get(), losses.astype(float).sum() / 3, rtol=1e-14)
+            yield out
+
+    def add_finish(self, rng):
+        partials, out = rng.uniform(1, 2, (200, sums.PARTIAL_FIELDS)), self.gpu.empty((), self.dtype)
+        self._finish("add_finish", partials, divisor=3.0, out=out)
+        np.testing.assert_allclose(out.get(), partials[:, 0].sum() / 3, rtol=1e-14)
+        return [out]
+
+    def _finish(self, name, partials, **fields):
+        array = self.gpu.put(partials)
+        fields = {name: f.data.ptr if isinstance(f, standin.Array) else f for name, f in fields.items()}
+        call = self.totals._nothing._replace(partials=array.data.ptr, n_partials=len(partials), **fields)
+        self.totals._launch(name, 1, call, self.dtype)
+
+    def _check_weighed(self, found, ce, zl, bad_row):
+        np.testing.assert_allclose(found.scales.get(), [2 / ce, 2 / zl, ce / zl], rtol=1e-14)
+        np.testing.assert_allclose(found.divisor.get(), ce, rtol=1e-14)
+        assert found.bad_row.get() == bad_row
+
+    def _some(self, rng, n):
+        return rng.uniform(1, 2, n).astype(self.dtype)
+
+    def nll(self, rng):
+        p, y, w = self._some(rng, (700, 4)), rng.integers(0, 4, 700), self._some(rng, 4)
+        y[3], y[5], y[7] = -1, 4, -5
+        put, losses = self.gpu.put, self.gpu.empty(700, self.dtype)
+        self.totals.nll_loss(put(p), put(y), -1, put(w), None, 1.0, losses)
+        clipped = np.clip(y, 0, 3)
+        wanted = np.where(y == -1, 0, -w[clipped] * p[np.arange(700), clipped])
+        wanted[[5, 7]] = np.nan
+        np.testing.assert_allclose(losses.get(), wanted, rtol=1e-15)
+        return [losses]
+
+    def layout(self, rng):
+        x = self.gpu.empty((3, 100, 5, 2), self.dtype)[:, ::2, 1:4]
+        keep = []
+        self.launches.rows_of(x, keep)
+        (offsets,) = keep
+        i, j, k = np.indices(x.shape[:-1]).reshape(3, -1)
+        np.testing.assert_array_equal(offsets.get(), i * x.strides[0] + j * x.strides[1] + k * x.strides[2])
+        return keep
 
 
-def surviving(gpu, monkeypatch, kernel, part, dtype, kinds, every=1):
-    check = Checked(gpu, monkeypatch, kernel, part, dtype)
-    counters = check(check.ptx)
-    found = list(mutants(check.ptx, counters, kinds=kinds))[::every]
-    assert len(found) >= 5
-    return [mutant for mutant in found if not noticed(mutant, check, counters)]
+# Options; rows that are sure of a class have the last of them, as a softcap would make most of their gradients 0.
+PLAIN, GENERAL = ("plain",), ("everything", "everything, probabilities", "log_softmax", "smoothing")
+OUTPUTS = ("grad", "loss", "lse", "argmax", "correct", "rank", "target_prob", "entropy")
+KINDS = ("barrier", "bound", "mask", "distance", "access")
+PARTS = {"warp": "warp", "block": "block", "online": "online", "part": "split", "finish": "split"}
+
+# How many mutants nobody notices, and why nobody could.
+# Barriers: before a block's first reduction, there is none whose results are still to be read; and what `finish` merges
+# lies elsewhere than what it agrees on.
+# Bounds: a thread looks at its first chunk a second time, which changes no maximum.
+# Accesses: what plain kernels leave of a part is, but for the first three numbers, the same constant.
+UNNOTICED = {
+    "warp": {"bound": 2},
+    "block": {"barrier": 1},
+    "part": {"barrier": 1, "bound": 2},
+    "finish": {"barrier": 1, "access": 6},
+}
 
 
-@pytest.mark.parametrize(("kernel", "part"), PARTS, ids=lambda name: name)
-def test_broken_kernels_are_noticed(gpu, monkeypatch, kernel, part):
-    left = surviving(gpu, monkeypatch, kernel, part, "float32", ("barrier", "mask", "distance", "access"), every=5)
-    assert len(left) <= SURVIVORS[part], "; ".join(map(str, left))
+def left_of(check, kinds, every=1):
+    """The mutants that survive, of one in `every`."""
+    before = check(check.ptx)
+    found = list(mutants(check.ptx, before.counters, kinds=kinds))[::every]
+    return [mutant for mutant in found if survives(mutant, check, before)]
+
+
+def assert_all_noticed(left, unnoticed=None):
+    for kind in KINDS:
+        of_kind = [mutant for mutant in left if mutant.kind == kind]
+        assert len(of_kind) <= (unnoticed or {}).get(kind, 0), "\n".join(map(str, of_kind))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_broken_kernels_are_noticed(gpu, monkeypatch, part):
+    check = CheckedRows(gpu, monkeypatch, PARTS[part], part, "float32", True)
+    assert_all_noticed(left_of(check, KINDS, every=9), UNNOTICED.get(part))
+
+
+@pytest.mark.parametrize("name", [*sums.NAMES, "layout"])
+def test_broken_sums_are_noticed(gpu, monkeypatch, name):
+    """In float64: half of a number from another lane would be lost in what float32 rounds."""
+    assert_all_noticed(left_of(CheckedSums(gpu, monkeypatch, name, "float64"), KINDS, every=6))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "general"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("kernel", "part"), PARTS, ids=lambda name: name)
-def test_every_broken_kernel_is_noticed(gpu, monkeypatch, kernel, part, dtype):
-    left = surviving(gpu, monkeypatch, kernel, part, dtype, ("barrier", "mask", "distance", "access"))
-    assert len(left) <= SURVIVORS[part], "; ".join(map(str, left))
+@pytest.mark.parametrize("part", PARTS)
+def test_every_broken_kernel_is_noticed(gpu, monkeypatch, part, dtype, plain, kind):
+    check = CheckedRows(gpu, monkeypatch, PARTS[part], part, dtype, plain)
+    assert_all_noticed(left_of(check, [kind]), UNNOTICED.get(part))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*sums.NAMES, "layout"])
+def test_every_broken_sum_is_noticed(gpu, monkeypatch, name):
+    assert_all_noticed(left_of(CheckedSums(gpu, monkeypatch, name, "float64"), KINDS))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from .ptx import SCHEDULES, Fault, Memory, launch, numba_array
-from .ptx.mutants import mutants, survivors
+from .ptx.mutants import Outcome, mutants, survivors
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from . import numba_kernels as kernels
@@ -108,9 +108,9 @@ def test_mutants_are_caught(rng, run, name, capability):
         counters = run(text, x, fuel=20_000)
         for schedule in ("warp-serial", "warp-reverse"):
             counters += run(text, x, schedule=schedule, fuel=20_000)
-        return counters
+        return Outcome(counters)
 
-    kinds = {mutant.kind for mutant in mutants(ptx, check(ptx))}
+    kinds = {mutant.kind for mutant in mutants(ptx, check(ptx).counters)}
     assert kinds == {"barrier", "bound", "mask", "distance", "access"} - ({"barrier"} if run is run_warps else set())
     left = survivors(ptx, check)
     assert left == [], "\n".join(map(str, left))

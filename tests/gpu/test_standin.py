@@ -4,14 +4,24 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import assert_grad, assert_loss, oracle
+from conftest import (
+    FLOAT_TYPES,
+    GRAD_ON_GPU,
+    INTEGER_TYPES,
+    arithmetic_type,
+    assert_grad,
+    assert_loss,
+    float_type,
+    oracle,
+)
 
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 import fastce
+from fastce.problem import AUX
 
 from . import standin
-from .test_public import GRAD, every_option
+from .test_public import every_option
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +62,7 @@ def test_loss_and_gradient_without_waiting(gpu, rng, reduction, with_options):
     assert_loss(result.loss.get(), expected.loss, largest)
     np.testing.assert_array_equal(alone.get(), result.loss.get())
     terms = np.abs(expected.grad).max()
-    assert_grad(result.grad.get(), expected.grad, largest, terms, tolerances=GRAD)
+    assert_grad(result.grad.get(), expected.grad, largest, terms, tolerances=GRAD_ON_GPU)
 
 
 def test_other_functions_without_waiting(gpu, rng):
@@ -66,18 +76,50 @@ def test_other_functions_without_waiting(gpu, rng):
     np.testing.assert_allclose(log_p.get(), oracle(fastce.log_softmax, logits), rtol=2e-6, atol=1e-6)
     expected = oracle(fastce.cross_entropy_with_grad, logits, targets)
     assert_loss(loss.get(), expected.loss)
-    assert_grad(grad.get(), expected.grad, 10.0, tolerances=GRAD)
+    assert_grad(grad.get(), expected.grad, 10.0, tolerances=GRAD_ON_GPU)
 
 
-def test_more_rows_than_one_block_adds_up(gpu, rng):
-    logits, targets = some_rows(rng, (20_001, 3))
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+def test_more_rows_than_one_block_adds_up(gpu, rng, dtype):
+    logits, targets = some_rows(rng, (20_001, 3), float_type(dtype))
     targets[::5] = -100
-    weight = rng.uniform(0.5, 2, 3).astype(np.float32)
-    loss = fastce.cross_entropy(gpu.put(logits), gpu.put(targets), weight=gpu.put(weight), z_loss=0.125)
-    kernels = "".join(launched.kernel for launched in gpu.launches)
-    assert len(gpu.launches) == 5, kernels  # weights, their end; rows; losses, their end
+    weight, sample_weight = rng.uniform(0.5, 2, 3), rng.uniform(0.5, 2, 20_001)
+    options = {"weight": weight, "sample_weight": sample_weight}
+    options = {name: o.astype(arithmetic_type(logits.dtype)) for name, o in options.items()} | {"z_loss": 0.125}
+    x, y, given = gpu.put(logits), gpu.put(targets), on_gpu(gpu, options)
+    result = fastce.cross_entropy_with_grad(x, y, **given)
+    assert len(gpu.launches) == 5  # weights, their end; rows; losses, their end
     assert (gpu.waits, gpu.copies) == (0, 0)
-    assert_loss(loss.get(), oracle(fastce.cross_entropy, logits, targets, weight=weight, z_loss=0.125))
+    expected = oracle(fastce.cross_entropy_with_grad, logits, targets, **options)
+    assert_loss(result.loss.get(), expected.loss)
+    assert_grad(result.grad.get(), expected.grad, tolerances=GRAD_ON_GPU)
+
+
+@pytest.mark.parametrize("targets_dtype", INTEGER_TYPES)
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+def test_nll_loss_of_every_type(gpu, rng, dtype, targets_dtype):
+    """Rows that no single step leads to, classes apart, weights, -inf where nothing weighs."""
+    p = rng.normal(size=(2, 150, 2, 3)).astype(float_type(dtype))
+    targets = rng.integers(0, 2, (2, 150, 3)).astype(targets_dtype)
+    p[0, 0, 0], targets[0, 0] = -np.inf, 0
+    weight = np.array([0.0, 2.0], arithmetic_type(p.dtype))
+    options = {"weight": weight, "sample_weight": rng.uniform(0.5, 2, targets.shape).astype(weight.dtype), "axis": 2}
+    x, y, given = gpu.put(p), gpu.put(targets), on_gpu(gpu, options)
+    losses, mean = fastce.nll_loss(x, y, reduction="none", **given), fastce.nll_loss(x, y, **given)
+    assert (gpu.waits, gpu.copies) == (0, 0)
+    assert losses.dtype == mean.dtype == weight.dtype
+    exact = p.astype(float)
+    assert_loss(losses.get(), fastce.nll_loss(exact, targets, reduction="none", **options))
+    assert_loss(mean.get(), fastce.nll_loss(exact, targets, **options))
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+def test_nll_loss_of_bad_targets(gpu, rng, dtype):
+    p = rng.normal(size=(6, 3)).astype(float_type(dtype))
+    targets = np.array([0, 3, 2, -1, -100, 1])
+    loss = fastce.nll_loss(gpu.put(p), gpu.put(targets), reduction="none").get()
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False, True, False, False])
+    np.testing.assert_array_equal(loss[[0, 2, 4, 5]], [-p[0, 0], -p[2, 2], 0, -p[5, 1]])
 
 
 def test_on_the_device_of_the_arrays_and_the_current_stream(gpu, rng):
@@ -100,22 +142,81 @@ def test_several_devices_are_an_error(gpu, rng):
         y = gpu.put(targets)
     with pytest.raises(TypeError, match="targets is on GPU 1, but the logits are on GPU 0"):
         fastce.cross_entropy(x, y)
-    with pytest.raises(TypeError, match="targets must be on a GPU"):
-        fastce.cross_entropy(x, targets)
+    with pytest.raises(TypeError, match="targets is on a GPU, but the first argument"):
+        fastce.cross_entropy(logits, y)
     with pytest.raises(TypeError, match="on a GPU"):
         fastce.cross_entropy(x, gpu.put(targets), backend="cpu")
     assert gpu.launches == []
+
+
+ON_THE_CPU = {
+    "a NumPy array": np.ones(9),
+    "list": [1.0] * 9,
+    "float": 1.0,
+}
+
+
+@pytest.mark.parametrize("value", ON_THE_CPU.values(), ids=ON_THE_CPU)
+@pytest.mark.parametrize("name", ["targets", "weight", "sample_weight", "grad_output", "out", "grad_out", "lse"])
+def test_what_is_not_on_a_gpu_is_an_error(gpu, rng, name, value):
+    """As for CuPy's own functions: nothing is copied to the device silently. Numbers may be Python's, arrays not."""
+    logits, targets = some_rows(rng)
+    arguments = {"logits": gpu.put(logits), "targets": gpu.put(targets), "reduction": "none", name: value}
+    function = fastce.cross_entropy_with_grad
+    if name == "lse":
+        function = fastce.cross_entropy_backward
+    if name == "grad_output" and isinstance(value, float):
+        assert function(**arguments).grad.shape == logits.shape
+        return
+    what = next(what for what, other in ON_THE_CPU.items() if other is value)
+    with pytest.raises(TypeError, match=rf"{name} must be an array on a GPU, .*not {what}: cupy.asarray\({name}\)"):
+        function(**arguments)
+    assert gpu.launches == []
+
+
+@pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.int64(3), True])
+def test_an_upstream_gradient_may_be_a_number(gpu, rng, value):
+    logits, targets = some_rows(rng)
+    grad = fastce.cross_entropy_with_grad(gpu.put(logits), gpu.put(targets), grad_output=value).grad
+    expected = oracle(fastce.cross_entropy_with_grad, logits, targets, grad_output=float(value)).grad
+    assert_grad(grad.get(), expected, tolerances=GRAD_ON_GPU)
+
+
+@pytest.mark.parametrize("value", ["2", 2j, np.complex64(2)])
+def test_an_upstream_gradient_of_another_type_is_an_error(gpu, rng, value):
+    logits, targets = some_rows(rng)
+    with pytest.raises(TypeError, match="grad_output must be"):
+        fastce.cross_entropy_with_grad(gpu.put(logits), gpu.put(targets), grad_output=value)
+
+
+def test_options_are_checked_as_on_the_cpu(gpu, rng):
+    x, y = map(gpu.put, some_rows(rng))
+    with pytest.raises(ValueError, match="backend must be one of"):
+        fastce.logsumexp(x, backend="gpu")
+    with pytest.raises(TypeError, match="axis must be an integer"):
+        fastce.softmax(x, axis=1.0)
+    with pytest.raises(ValueError, match="label_smoothing must lie in"):
+        fastce.cross_entropy(x, y, label_smoothing=2.0)
+    with pytest.raises(TypeError, match="takes NumPy arrays"):
+        fastce.log_softmax(x, backend="reference")
 
 
 def test_bad_targets(gpu, rng):
     logits, targets = some_rows(rng)
     targets[[3, 5]] = 40, -1
     x, y = gpu.put(logits), gpu.put(targets)
-    result = fastce.cross_entropy_with_grad(x, y, reduction="none")
+    result = fastce.cross_entropy_with_grad(x, y, reduction="none", aux=AUX)
     assert gpu.waits == 0
     bad = np.isin(np.arange(9), (3, 5))
-    np.testing.assert_array_equal(np.isnan(result.loss.get()), bad)
     np.testing.assert_array_equal(np.isnan(result.grad.get()).all(axis=1), bad)
+    assert not np.isnan(result.grad.get()[~bad]).any()
+    expected = oracle(fastce.cross_entropy_with_grad, logits, np.where(bad, 0, targets), reduction="none", aux=AUX)
+    # What the target has a say in is NaN, False or 0; the rest is as it would be with any other target.
+    nothing = {"loss": np.nan, "target_prob": np.nan, "correct": False, "rank": 0}
+    for name in ("loss", *AUX):
+        wanted = getattr(expected, name)
+        wanted = np.where(bad, nothing[name], wanted) if name in nothing else wanted
+        np.testing.assert_allclose(getattr(result, name).get(), wanted, rtol=1e-6, atol=0, err_msg=name)
     with pytest.raises(IndexError, match=r"targets\[3\] is 40"):
         fastce.cross_entropy_with_grad(x, y, grad_out=x, check=True)
     np.testing.assert_array_equal(x.get(), logits)
@@ -154,7 +255,7 @@ def test_arrays_of_others_without_a_copy(gpu, rng, foreign):
     result = fastce.cross_entropy_with_grad(foreign(x), foreign(y), grad_out=out)
     assert result.grad is out
     assert (gpu.waits, gpu.copies) == (0, 0)
-    assert_grad(grad.get(), oracle(fastce.cross_entropy_with_grad, logits, targets).grad, tolerances=GRAD)
+    assert_grad(grad.get(), oracle(fastce.cross_entropy_with_grad, logits, targets).grad, tolerances=GRAD_ON_GPU)
 
 
 def test_rows_that_no_single_step_leads_to(gpu, rng):
@@ -164,7 +265,7 @@ def test_rows_that_no_single_step_leads_to(gpu, rng):
     expected = oracle(fastce.cross_entropy_with_grad, logits[:, ::2], targets[:, ::2])
     assert (gpu.waits, gpu.copies) == (0, 0)
     assert_loss(result.loss.get(), expected.loss)
-    assert_grad(result.grad.get(), expected.grad, tolerances=GRAD)
+    assert_grad(result.grad.get(), expected.grad, tolerances=GRAD_ON_GPU)
 
 
 def test_memory_goes_back_to_the_pool(gpu, rng):
@@ -175,6 +276,60 @@ def test_memory_goes_back_to_the_pool(gpu, rng):
     assert len(gpu.memory.buffers) == before + 2  # loss and gradient
     del result
     assert len(gpu.memory.buffers) == before
+
+
+def losses_and_gradients(x, y):
+    result = fastce.cross_entropy_with_grad(x, y, aux=("lse",))
+    return result.loss, result.grad, result.lse
+
+
+CAPTURED = {  # shape of the logits, and a call that gives arrays
+    "mean": ((9, 40), losses_and_gradients),
+    "more than a block adds up": ((9000, 3), losses_and_gradients),
+    "few long rows": ((2, 70_000), losses_and_gradients),
+    "rows apart": ((4, 6, 17), lambda x, y: losses_and_gradients(x[:, ::2], y[:, ::2])),
+    "classes first": ((5, 9), lambda x, y: [fastce.softmax(x, axis=0), fastce.logsumexp(x, axis=0)]),
+    "in place": ((9, 40), lambda x, y: [fastce.log_softmax(x, out=x)]),
+    "backward": ((9, 40), lambda x, y: [fastce.cross_entropy_backward(x, y, fastce.logsumexp(x), grad_output=2.0)]),
+    "nll": ((9, 40), lambda x, y: [fastce.nll_loss(x, y, reduction="sum"), fastce.nll_loss(x, y)]),
+}
+
+
+@pytest.mark.parametrize(("shape", "call"), CAPTURED.values(), ids=CAPTURED)
+def test_captured_in_a_graph(gpu, rng, shape, call):
+    """Nothing waits for the device, is copied to it or allocated but from the pool; and what was captured is all."""
+    logits, targets = some_rows(rng, shape)
+    x, y = gpu.put(logits), gpu.put(targets)
+    call(x, y)  # compiles and loads
+    gpu.launches.clear()
+    with standin.Stream(gpu) as stream:
+        stream.begin_capture()
+        results = call(x, y)
+        graph = stream.end_capture()
+    assert gpu.launches == []
+    for _ in range(2):
+        logits, targets = some_rows(rng, shape)
+        x.buffer.put(logits)
+        y.buffer.put(targets)
+        graph.launch()
+        expected = [result.get() for result in results]
+        x.buffer.put(logits)
+        for found, wanted in zip(expected, call(x, y), strict=True):
+            np.testing.assert_array_equal(found, wanted.get())
+
+
+def test_what_cannot_be_captured_is_noticed(gpu, rng):
+    x, y = map(gpu.put, some_rows(rng))
+    for wrong in (
+        lambda: fastce.cross_entropy(x, y, check=True),
+        lambda: float(x[0, 0]),
+        lambda: x.device.synchronize(),
+    ):
+        with standin.Stream(gpu) as stream:
+            stream.begin_capture()
+            with pytest.raises(AssertionError, match="while a stream is captured"):
+                wrong()
+            stream.end_capture()
 
 
 def test_same_bits_whatever_comes_first(gpu, rng):

@@ -25,7 +25,7 @@ def load(ptx, name=None):
 
 
 def launch(ptx, grid, block, arguments, *, memory, name=None, shared_bytes=0, schedule="lockstep", error=None, seed=0,
-           fuel=1_000_000):  # fmt: skip
+           fuel=1_000_000, blocks=None):  # fmt: skip
     """Run a kernel and give its counters; raise Fault where it goes wrong, Refused if it cannot be run here.
 
     Parameters
@@ -40,9 +40,10 @@ def launch(ptx, grid, block, arguments, *, memory, name=None, shared_bytes=0, sc
     error : of approximate instructions: None, "high", "low", or a seed
     seed : of the random schedule
     fuel : steps after which a batch counts as endless
+    blocks : numbers of the only blocks to run, of a grid too large to run all
     """
     program = load(ptx, name)
-    return Launch(program, grid, block, arguments, memory, shared_bytes, error, fuel).run(schedule, seed)
+    return Launch(program, grid, block, arguments, memory, shared_bytes, error, fuel).run(schedule, seed, blocks)
 
 
 class Launch:
@@ -56,10 +57,10 @@ class Launch:
         self.parameters = _parameters(program.kernel, arguments)
         self._lay_out_shared(program.kernel.shared, shared_bytes)
 
-    def run(self, schedule, seed):
+    def run(self, schedule, seed, blocks=None):
         schedule = SCHEDULES[schedule](seed) if schedule == "random" else SCHEDULES[schedule]()
         self.memory.start_launch()
-        blocks = schedule.blocks(np.arange(int(np.prod(self.grid))))
+        blocks = schedule.blocks(np.arange(int(np.prod(self.grid))) if blocks is None else np.array(blocks))
         n = max(1, LANES // (-(-self.n_threads // 32) * 32))
         for i in range(0, len(blocks), n):
             Batch(self, blocks[i : i + n]).run(schedule)

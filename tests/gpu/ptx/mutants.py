@@ -5,6 +5,7 @@
 What is broken: a barrier is removed; a comparison of whole numbers takes or leaves the bound itself; a warp instruction
 has a mask without its last lane; a shuffle has another distance; an access goes one element further, which misaligns
 those of vectors. Instructions that did not run, by the counters, are left alone, as nobody could notice.
+Left out are also those that do no other work than before, and stores that nobody reads: see `survives`.
 """
 
 import re
@@ -75,19 +76,51 @@ def _operands(text):
     return head, [operand.strip() for operand in operands.split(",")]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a kernel did, and gave: bytes, where they matter."""
+
+    counters: object
+    results: bytes | None = None
+
+
 def survivors(ptx, check, **options):
-    """Give the mutants that nobody notices.
+    """Give the mutants that nobody notices, but for those that nobody could.
 
-    `check` runs a PTX text, raises if its results are wrong, and gives the counters. A comparison that comes out the
-    same for every thread is none: on these inputs nobody could tell.
+    `check` runs a PTX text, raises if its results are wrong, and gives an Outcome.
     """
-    counters = check(ptx)
-    return [mutant for mutant in mutants(ptx, counters, **options) if not noticed(mutant, check, counters)]
+    before = check(ptx)
+    return [mutant for mutant in mutants(ptx, before.counters, **options) if survives(mutant, check, before)]
 
 
-def noticed(mutant, check, counters):
+def survives(mutant, check, before):
+    """Whether nobody notices, though somebody could: on these inputs, it does something else than before."""
+    after = _run(mutant.text, check)
+    if after is None:
+        return False
+    if mutant.kind == "bound":
+        return not (_same_comparison(before, after) or _same_work(before, after))
+    if mutant.kind == "access" and re.match(r"(@!?\S+\s+)?st\.", mutant.before):
+        lines = mutant.text.splitlines()
+        lines[mutant.line - 1] = ""
+        return _run("\n".join(lines), check) is None  # else nobody reads what is stored
+    return True
+
+
+def _run(text, check):
+    """The outcome, or None if the text is noticed to be wrong."""
     try:
-        changed = check(mutant.text)
+        return check(text)
     except (Fault, AssertionError):
-        return True
-    return mutant.kind == "bound" and (changed.true == counters.true).all()
+        return None
+
+
+def _same_comparison(before, after):
+    """It comes out the same for every thread."""
+    return (after.counters.true == before.counters.true).all()
+
+
+def _same_work(before, after):
+    """As much is read and written, with the same results: what one loop leaves, the one after it does."""
+    moved = ([traffic.bytes for traffic in outcome.counters.traffic.values()] for outcome in (before, after))
+    return before.results is not None and before.results == after.results and len(set(map(tuple, moved))) == 1

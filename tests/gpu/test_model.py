@@ -1,0 +1,61 @@
+"""The counts that the model of GPUs' speed is built on are those of the kernels as they are."""
+
+import numpy as np
+import pytest
+from conftest import float_type
+
+pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
+
+from fastce.bench import gpu_model
+from fastce.bench.gpu_model import Count
+from fastce.kernels.task import Task
+
+from . import standin
+
+# Two sizes of a row each, which give instructions for each element and for each thread; and how many rows, so that
+# the launch table takes this kernel where there is one multiprocessor.
+SIZES = {"warp": (256, 1000), "block": (16_384, 32_000), "online": (65_536, 131_072)}
+ROWS = {"warp": 8, "block": 1, "online": 1}
+TYPES = {"float32": ("float32",), "16 bits": ("float16", "bfloat16")}
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    with standin.installed(capabilities=((9, 0),), multiprocessors=1) as gpu:
+        yield gpu
+
+
+def counted(gpu, tasks, kernel, dtype, n_classes):
+    """Instructions and threads of a row, and sectors read and written by those that must be."""
+    n_rows, dtype = ROWS[kernel], float_type(dtype)
+    rng = np.random.default_rng(1)
+    x = gpu.put((rng.normal(size=(n_rows, n_classes)) * 3).astype(dtype), readonly=True)
+    y = gpu.put(rng.integers(0, n_classes, n_rows), readonly=True)
+    task = Task.of_logits(x, grad=gpu.empty(x.shape, dtype))
+    gpu.launches.clear()
+    tasks.cross_entropy(task._replace(targets=y, ignore_index=-100, loss=gpu.empty(n_rows, np.float32)))
+    choice = tasks.choose(tasks.current_device(), dtype.name, True, n_rows, n_classes, True)
+    (launch,), (launched,) = choice.launches, gpu.launches
+    assert launch.name == kernel
+    ideal = x.size * x.itemsize / 32
+    sectors = [launched.counters.traffic["global", way].sectors / ideal for way in ("load", "store")]
+    return launched.counters.instructions / n_rows, gpu_model._threads_of_row(launch, choice.lane_bits), sectors
+
+
+@pytest.mark.parametrize("bits", TYPES)
+@pytest.mark.parametrize("kernel", SIZES)
+def test_counts_of_the_model(gpu, tasks, kernel, bits):
+    """Of the two types of 16 bits, the model has the mean."""
+    expected = gpu_model.COUNTS[kernel, bits]
+    of_rows, threads = [], []
+    for n_classes in SIZES[kernel]:
+        found = [counted(gpu, tasks, kernel, dtype, n_classes) for dtype in TYPES[bits]]
+        of_rows.append(np.mean([instructions for instructions, _, _ in found]))
+        threads.append(found[0][1])
+        for _, _, (read, written) in found:
+            assert round(read) == expected.reads
+            assert round(written) == gpu_model.WRITES
+            assert read + written <= gpu_model.SECTORS * (expected.reads + gpu_model.WRITES)
+    element, thread = np.linalg.solve(np.transpose([SIZES[kernel], threads]), of_rows)
+    now = Count(round(element, 1), round(thread), expected.reads)
+    assert now == expected, "the counts of the model, as they are now"
