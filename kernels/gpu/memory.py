@@ -315,7 +315,8 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
     @intrinsic
     def store(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            _store_pieces(builder, raw.lanes, _GLOBAL, *args[:2], lay.narrow(builder, args[2]))
+            address, distance, v = args
+            _store_pieces(builder, raw.lanes, _GLOBAL, address, distance, lay.narrow(builder, v))
             return context.get_dummy_value()
 
         return types.void(long, long, value), codegen
