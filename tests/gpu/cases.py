@@ -138,9 +138,8 @@ CHOSEN = {
 
 def longest(kernel, dtype):
     """Rows of four rounds at least of all threads, which is what loops are unrolled to."""
-    if kernel != "warp":
-        return CLASSES[-1]
-    return MOST_OF_A_WARP * 2 if dtype in ("float16", "bfloat16") else MOST_OF_A_WARP
+    of_four_bytes = MOST_OF_A_WARP if kernel == "warp" else CLASSES[-1]
+    return of_four_bytes * (2 if dtype in ("float16", "bfloat16") else 1)
 
 
 def chosen(kernel, dtype, plain):
@@ -207,13 +206,13 @@ def choice(name, dtype, plain, n_rows, n_classes, with_grad):
         shared = SCRATCH_BYTES + chunks * slot
         threads = max(64, _threads("block", plain, chunks))
         return Choice((Launch("block", (n_rows, 1), threads, shared),), plain, 5, chunks, 1, chunks, 0)
-    # A piece is one round of all threads or, of long rows, several, and there are three parts or, of few chunks, two.
+    # A piece is one round of all threads or, of long rows, several.
     threads = 64
     tile = threads if chunks < 400 else 5 * threads
     shared = SCRATCH_BYTES + tile * slot
     if name == "online":
         return Choice((Launch("online", (n_rows, 1), threads, shared),), plain, 5, tile, 1, chunks, 0)
-    part = -(-chunks // (2 if 400 < chunks < 800 else 3))
+    part = -(-chunks // 3)
     parts = -(-chunks // part)
     look = Launch("part", (n_rows, parts), threads, shared)
     finish = Launch("finish", (n_rows, parts if with_grad else 1), 64, SCRATCH_BYTES + 8 * STATS_FIELDS * parts)
