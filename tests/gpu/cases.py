@@ -136,9 +136,8 @@ CHOSEN = {
 
 def longest(kernel, dtype):
     """Rows of four rounds at least of all threads, which is what loops are unrolled to."""
-    if kernel != "warp":
-        return CLASSES[-1]
-    return MOST_OF_A_WARP * 2 if dtype in ("float16", "bfloat16") else MOST_OF_A_WARP
+    of_four_bytes = MOST_OF_A_WARP if kernel == "warp" else CLASSES[-1]
+    return of_four_bytes * (2 if dtype in ("float16", "bfloat16") else 1)
 
 
 def chosen(kernel, dtype, plain):

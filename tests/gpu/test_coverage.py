@@ -85,6 +85,9 @@ def compiled(name, dtype, plain):
 @pytest.mark.parametrize("dtype", FLOAT_TYPES)
 def test_every_instruction_of_sums_is_executed(gpu, monkeypatch, rng, dtype):
     """Denominators and losses of some rows, and of so many that several blocks add up; all types of targets."""
+    from fastce.device import scale
+    from fastce.kernels.gpu.scale import kernel as scale_kernel
+
     monkeypatch.setattr(sums, "ROWS_A_BLOCK", 2 * sums.THREADS)
     gpu.launches.clear()
     dtype = float_type(dtype)
@@ -106,6 +109,8 @@ def test_every_instruction_of_sums_is_executed(gpu, monkeypatch, rng, dtype):
             ignored = gpu.put(np.full(y.shape, targets.ignore_index, y.dtype))
             mean = fastce.cross_entropy(logits, ignored, ignore_index=targets.ignore_index, empty="zero")
             assert mean.get() == 0
+        for factor in (1.0, 0.5):
+            scale(gpu.put(x[0]), gpu.put(np.array(factor, arithmetic)))
     found = by_kernel(gpu.launches)
-    for kernel in (*(sums.kernel(name, dtype.name) for name in sums.NAMES), layout.kernel()):
+    for kernel in (scale_kernel(dtype.name), *(sums.kernel(name, dtype.name) for name in sums.NAMES), layout.kernel()):
         assert_covered(found[entry_of(ptx_of(kernel, (9, 0)))])

@@ -99,12 +99,13 @@ class CheckedRows(Checked):
 
 
 class CheckedSums(Checked):
-    """A kernel of sums over rows, or that of their layout."""
+    """A kernel of sums over rows, that of their layout, or that of a factor."""
 
     def __init__(self, gpu, monkeypatch, name, dtype):
-        from fastce.kernels.gpu import totals
+        from fastce.kernels.gpu import scale, totals
 
-        super().__init__(gpu, monkeypatch, layout_of_rows.kernel() if name == "layout" else sums.kernel(name, dtype))
+        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype)}
+        super().__init__(gpu, monkeypatch, others[name]() if name in others else sums.kernel(name, dtype))
         monkeypatch.setattr(sums, "ROWS_A_BLOCK", 2 * sums.THREADS)
         self.totals, self.dtype, self.check = totals, np.dtype(dtype), getattr(self, name)
 
@@ -183,6 +184,16 @@ class CheckedSums(Checked):
         np.testing.assert_array_equal(offsets.get(), i * x.strides[0] + j * x.strides[1] + k * x.strides[2])
         return keep
 
+    def scale(self, rng):
+        from fastce.device import scale
+
+        for n in (700, 10_000):
+            values = self._some(rng, n)
+            array = self.gpu.put(values)
+            scale(array, self.gpu.put(np.array(-0.75, self.dtype)))
+            np.testing.assert_array_equal(array.get(), values * -0.75)
+            yield array
+
 
 # Options; rows that are sure of a class have the last of them, as a softcap would make most of their gradients 0.
 PLAIN, GENERAL = ("plain",), ("everything", "everything, probabilities", "log_softmax", "smoothing")
@@ -222,7 +233,7 @@ def test_broken_kernels_are_noticed(gpu, monkeypatch, part):
     assert_all_noticed(left_of(check, KINDS, every=9), UNNOTICED.get(part))
 
 
-@pytest.mark.parametrize("name", [*sums.NAMES, "layout"])
+@pytest.mark.parametrize("name", [*sums.NAMES, "layout", "scale"])
 def test_broken_sums_are_noticed(gpu, monkeypatch, name):
     """In float64: half of a number from another lane would be lost in what float32 rounds."""
     assert_all_noticed(left_of(CheckedSums(gpu, monkeypatch, name, "float64"), KINDS, every=6))
@@ -239,6 +250,6 @@ def test_every_broken_kernel_is_noticed(gpu, monkeypatch, part, dtype, plain, ki
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*sums.NAMES, "layout"])
+@pytest.mark.parametrize("name", [*sums.NAMES, "layout", "scale"])
 def test_every_broken_sum_is_noticed(gpu, monkeypatch, name):
     assert_all_noticed(left_of(CheckedSums(gpu, monkeypatch, name, "float64"), KINDS))
