@@ -69,10 +69,10 @@ class Count(NamedTuple):
 COUNTS = {
     ("warp", "float32"): Count(22.5, 462, 1),
     ("warp", "16 bits"): Count(23.3, 497, 1),
-    ("block", "float32"): Count(16.8, 347, 1),
-    ("block", "16 bits"): Count(18.1, 384, 1),
-    ("online", "float32"): Count(32.8, 422, 2),
-    ("online", "16 bits"): Count(31.9, 430, 2),
+    ("block", "float32"): Count(15.7, 462, 1),
+    ("block", "16 bits"): Count(17.6, 464, 1),
+    ("online", "float32"): Count(34.4, 494, 2),
+    ("online", "16 bits"): Count(36.8, 531, 2),
 }
 WRITES = 1
 SECTORS = 1.016  # of 32 bytes that are accessed, by those that the logits and the gradient take; counted likewise
