@@ -7,7 +7,6 @@ from conftest import float_type
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.bench import gpu_model
-from fastce.bench.gpu_model import Count
 from fastce.kernels.task import Task
 
 from . import standin
@@ -16,6 +15,8 @@ from . import standin
 # the launch table takes this kernel where there is one multiprocessor.
 SIZES = {"warp": (256, 1000), "block": (16_384, 32_000), "online": (65_536, 131_072)}
 ROWS = {"warp": 8, "block": 1, "online": 1}
+NEAR = 0.01  # what the model may be off at these sizes, relatively
+OF_A_ROW = 6  # sectors that a row takes beside its logits and its gradient, at most
 TYPES = {"float32": ("float32",), "16 bits": ("float16", "bfloat16")}
 
 
@@ -38,7 +39,8 @@ def counted(gpu, tasks, kernel, dtype, n_classes):
     (launch,), (launched,) = choice.launches, gpu.launches
     assert launch.name == kernel
     ideal = x.size * x.itemsize / 32
-    sectors = [launched.counters.traffic["global", way].sectors / ideal for way in ("load", "store")]
+    found = [launched.counters.traffic["global", way].sectors for way in ("load", "store")]
+    sectors = [(n - OF_A_ROW / 2 * n_rows) / ideal for n in found]
     return launched.counters.instructions / n_rows, gpu_model._threads_of_row(launch, choice.lane_bits), sectors
 
 
@@ -57,5 +59,7 @@ def test_counts_of_the_model(gpu, tasks, kernel, bits):
             assert round(written) == gpu_model.WRITES
             assert read + written <= gpu_model.SECTORS * (expected.reads + gpu_model.WRITES)
     element, thread = np.linalg.solve(np.transpose([SIZES[kernel], threads]), of_rows)
-    now = Count(round(element, 1), round(thread), expected.reads)
-    assert now == expected, "the counts of the model, as they are now"
+    predicted = expected.element * np.array(SIZES[kernel]) + expected.thread * np.array(threads)
+    np.testing.assert_allclose(
+        predicted, of_rows, rtol=NEAR, err_msg=f"they are {element:.1f} and {thread:.0f} now, for {kernel}, {bits}"
+    )

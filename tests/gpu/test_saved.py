@@ -44,8 +44,9 @@ def test_what_is_on_disk_is_not_compiled_again(monkeypatch, tmp_path, compilatio
 def test_without_a_folder(monkeypatch, compilations):
     monkeypatch.setattr(saved, "_files", lambda: None)
     kernel = layout.kernel()
-    assert saved.code_of(kernel, (8, 0)) == saved.code_of(kernel, (8, 0))
-    assert len(compilations) == 2
+    for times in (1, 2):
+        assert saved.code_of(kernel, (8, 0)).machine[:4] == b"\x7fELF"
+        assert len(compilations) == times
 
 
 def test_files_are_where_those_for_the_cpu_are(monkeypatch, tmp_path):
