@@ -14,11 +14,8 @@ pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, i
 
 from fastce.kernels import reference
 from fastce.kernels.gpu import sums
-from fastce.kernels.gpu.kernels import STATS_FIELDS
-from fastce.kernels.gpu.launch import Choice, Launch
 from fastce.kernels.gpu.layout import THREADS as LAYOUT_THREADS
 from fastce.kernels.gpu.layout import Layout
-from fastce.kernels.gpu.together import NOWHERE, SCRATCH_BYTES
 from fastce.kernels.task import Task
 
 from . import standin
@@ -107,15 +104,15 @@ def test_classes_far_apart(gpu, rng, options):
         gpu.memory.free(buffer)
 
 
-@pytest.mark.parametrize(("n_rows", "n_classes"), [(MANY_ROWS, 10), (2**31 - 1, 1500)], ids=["warp", "block"])
-def test_the_last_of_many_rows(gpu, rng, n_rows, n_classes):
+def test_the_last_of_many_rows(gpu, rng):
     """Of a block-per-row kernel, a grid has at most 2**31 - 1 blocks."""
+    n_rows, n_classes = 2**31 - 1, 1500
     from fastce.kernels.gpu import tasks
 
     chosen = tasks.choose(tasks.current_device(), "float32", True, n_rows, n_classes, True)
-    (launch,) = chosen.launches
-    of_a_block = launch.threads >> chosen.lane_bits if launch.name == "warp" else 1
-    last = launch.grid[0] - 1
+    (one,) = chosen.launches
+    of_a_block = one.threads >> chosen.lane_bits if one.name == "warp" else 1
+    last = one.grid[0] - 1
     n = n_rows - last * of_a_block
     x, y, s = rng.normal(size=(n, n_classes)).astype(np.float32), rng.integers(0, n_classes, n), rng.uniform(1, 2, n)
     _, logits = end_of(gpu, x, n_rows)
@@ -129,66 +126,6 @@ def test_the_last_of_many_rows(gpu, rng, n_rows, n_classes):
     wanted_loss, wanted = by_reference(x, y, sample_weight=s.astype(np.float32).astype(float))
     assert_loss(loss.get(), wanted_loss)
     assert_grad(grad.get(), wanted, tolerances=GRAD_ON_GPU)
-
-
-@pytest.mark.parametrize("plain", [True, False], ids=["plain", "general"])
-def test_the_end_of_the_longest_row(gpu, rng, monkeypatch, plain):
-    """2**31 - 64 classes: all but the last 64 chunks are a part of which only the findings are there."""
-    from fastce.device_arrays import MOST_CLASSES
-    from fastce.kernels.gpu import tasks
-
-    threads = tile = 64
-    n, chunks = tile * 4, MOST_CLASSES // 4
-    x = rng.normal(size=n).astype(np.float32)
-    first = MOST_CLASSES - n
-    target, top_before = MOST_CLASSES - 3, 0.5
-    logits = gpu.put(x)
-    grad = gpu.put(np.zeros_like(x))
-    ends = [Far(a.data.ptr - 4 * first, (1, MOST_CLASSES), (4 * MOST_CLASSES, 4), np.float32) for a in (logits, grad)]
-    # What the first part leaves, of one class that is not at -inf: see kernels.FIRST and those after it.
-    nowhere = np.int32(NOWHERE).view(np.float32)
-    before = [top_before, 1, 0, 0, 0, 0, 0, nowhere, 0, x[-3]]
-    stats = gpu.put(np.array([before, [0] * STATS_FIELDS], np.float32).ravel())
-    shared = SCRATCH_BYTES + tile * 16
-    launches = Launch("part", (1, 2), threads, shared), Launch("finish", (1, 2), threads, SCRATCH_BYTES + 512)
-    chosen = Choice(launches, plain, 5, tile, 2, chunks - tile, 2 * STATS_FIELDS)
-    monkeypatch.setattr(tasks, "choose", lambda *of: chosen)
-    monkeypatch.setattr(tasks, "empty", lambda *of: stats)
-    gpu.options = {"blocks": [1]}
-    task = Task.of_logits(ends[0], grad=ends[1])._replace(targets=gpu.put(np.array([target])), ignore_index=-100)
-    if not plain:
-        task = task._replace(argmax=gpu.put(np.zeros(1, np.int64)))
-    tasks.cross_entropy(task)
-    powers = np.exp(x.astype(float))
-    wanted = powers / (powers.sum() + np.exp(top_before))
-    wanted[-3] -= 1
-    assert_grad(grad.get()[np.newaxis], wanted[np.newaxis], tolerances=GRAD_ON_GPU)
-    if not plain:
-        top_at = stats.get()[STATS_FIELDS + 8].view(np.int32)  # kernels.TOP_AT
-        assert top_at == first + x.argmax()
-
-
-def test_sums_over_many_rows(gpu, rng):
-    """The last of 256 blocks, whose rows begin beyond 2**32."""
-    from fastce.kernels.gpu import totals
-
-    share, n = 2**25, 100
-    n_rows, y = 255 * share + n, rng.integers(0, 5, n)
-    losses = rng.normal(size=n).astype(np.float32)
-    _, targets = end_of(gpu, y, n_rows)
-    _, losses_end = end_of(gpu, losses, n_rows)
-    partials = gpu.put(np.zeros(sums.PARTIAL_FIELDS))
-    call = totals._nothing._replace(
-        n_rows=n_rows, n_classes=4, targets=targets.data.ptr, target_bytes=-8, ignore_index=3, share=share,
-        losses=losses_end.data.ptr, partials=partials.data.ptr - 255 * 8 * sums.PARTIAL_FIELDS, n_partials=256,
-    )  # fmt: skip
-    gpu.options = {"blocks": [255]}
-    totals._launch("weigh", 256, call, np.float32)
-    found = partials.get()
-    assert found[sums.WEIGHT_SUM] == found[sums.ROW_SUM] == (y < 3).sum()
-    assert found[sums.BAD_ROW].view(np.int64) == 255 * share + np.argmax(y == 4)
-    totals._launch("add", 256, call, np.float32)
-    np.testing.assert_allclose(partials.get()[0], losses.astype(float).sum(), rtol=1e-14)
 
 
 def test_nll_of_many_rows(gpu, rng):
