@@ -28,7 +28,8 @@ BUDGET = 2.0  # seconds for each line
 
 def optax_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Give the mean loss as a user of optax writes it."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    mean: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    return mean
 
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {"fastce": fastce.jax.cross_entropy, "optax": optax_loss}
@@ -69,11 +70,12 @@ def line(shape: tuple[int, int], budget: float) -> str:
 
 
 def _call(function: Any, *arrays: jax.Array) -> Callable[[], Any]:
-    return lambda: jax.block_until_ready(function(*arrays))
+    wait: Any = jax.block_until_ready  # (without types)
+    return lambda: wait(function(*arrays))
 
 
 def _check(found: tuple[jax.Array, jax.Array], logits: Any, targets: Any) -> None:
-    exact = fastce.cross_entropy_with_grad(logits.astype(np.float64), targets)
+    exact: Any = fastce.cross_entropy_with_grad(logits.astype(np.float64), targets)
     np.testing.assert_allclose(found[0], exact.loss, rtol=TOLERANCE["loss"])
     np.testing.assert_allclose(found[1], exact.grad, rtol=0, atol=TOLERANCE["grad"] * np.abs(exact.grad).max())
 

@@ -230,11 +230,11 @@ def cross_entropy_with_grad(
     The second derivative "hess" is `p * (1 - p)` with the weights of the row in front: with `p = exp(z - L)`, the
     upstream gradient `g` (for a mean over its denominator) and the rest as in `cross_entropy`::
 
-        dz   = p * sum(w * q') - w * q' + 2 * z_loss * L * p
-        d2z  = p * (1 - p) * (sum(w * q') + 2 * z_loss * L) + 2 * z_loss * p**2
-        hess = g * s * (d2z * dz_dx**2 + dz * d2z_dx2)
-        dz_dx  = logit_scale * (1 - (z / softcap)**2)            # the last factor, and the next line, with softcap only
-        d2z_dx2 = -2 * logit_scale / softcap**2 * z * dz_dx      # which may make the whole negative
+        dz      = p * sum(w * q') - w * q' + 2 * z_loss * L * p
+        d2z     = p * (1 - p) * (sum(w * q') + 2 * z_loss * L) + 2 * z_loss * p**2
+        dz_dx   = logit_scale * (1 - (z / softcap)**2)            # without softcap, logit_scale
+        d2z_dx2 = -2 * logit_scale * z / softcap**2 * dz_dx       # without softcap, 0; with it, hess may be negative
+        hess    = g * s * (d2z * dz_dx**2 + dz * d2z_dx2)
 
     It is as exact as the gradient: where `p` is next to 1, `1 - p` is the sum of the others. Boosting takes it for its
     Newton steps.

@@ -52,7 +52,8 @@ def _is_mean(arrays: Arrays, options: Options) -> bool:
 
 
 def _of(array: Array, item: tuple[int, ...]) -> Array:
-    own: Array = array[(*(i if length > 1 else 0 for i, length in zip(item, array.shape, strict=False)), ...)]
+    index: Any = tuple(i if length > 1 else 0 for i, length in zip(item, array.shape, strict=False))
+    own: Array = array[(*index, ...)]
     return own
 
 
@@ -87,7 +88,8 @@ def _fill_reduced(loss: Array, grad: Array | None, arrays: Arrays, options: Opti
 
 def _shares(arrays: Arrays, options: Options) -> Array:
     """Give what each row adds to the denominator of its mean, as `reduction.scales` has it."""
-    targets, share = arrays["targets"], arrays.get("sample_weight", np.ones(()))
+    targets: Array = arrays["targets"]
+    share: Array = arrays.get("sample_weight", np.ones(()))
     if targets.dtype.kind not in "iub":
         return share
     if "weight" in arrays:  # (a target that is no class is found later)

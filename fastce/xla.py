@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import importlib
 import math
 import os
 import re
@@ -26,11 +27,16 @@ import numpy as np
 
 from .kernels.task import Array
 
+try:
+    ffi: Any = importlib.import_module("jax.ffi")
+except ImportError:  # before jax 0.5
+    ffi = importlib.import_module("jax.extend.ffi")
+
 # Fills arrays (the last) from arrays (the first) as a string says.
 Function = Callable[[Sequence[Array], Sequence[Array], str], None]
 
 
-# Layouts: from version 0.1 of the interface, of jaxlib 0.5, until 0.3, of jaxlib 0.10, at least -----------------------
+# Layouts: from version 0.1 of the interface, of jaxlib 0.4.38, until 0.3, of jaxlib 0.10, at least --------------------
 
 
 def _struct(name: str, **fields: Any) -> Any:
@@ -208,7 +214,8 @@ _closed, _inside = (
 
 @atexit.register
 def _close() -> None:
-    jax.effects_barrier()  # what is still to be seen of what was computed
+    barrier: Any = jax.effects_barrier  # (without types)
+    barrier()  # what is still to be seen of what was computed
     _closed.value = 1
     while _inside.value:
         time.sleep(0.001)
@@ -226,7 +233,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 def register(name: str, function: Function) -> None:
-    """Let `jax.ffi.ffi_call(name, ...)(..., options="...")` call a Python function, on the CPU.
+    """Let `ffi.ffi_call(name, ...)(..., options="...")` call a Python function, on the CPU.
 
     The function is called with the arrays to read, the arrays to fill, and the string; from any thread. What it raises
     becomes an error of XLA.
@@ -239,7 +246,7 @@ def register(name: str, function: Function) -> None:
     version = _version()
     if version[0] != 0 or version[1] < 1:
         raise ImportError(
-            f"jaxlib {jax.lib.__version__} has version {version[0]}.{version[1]} of XLA's foreign function interface; "
+            f"jax {jax.__version__} has version {version[0]}.{version[1]} of XLA's foreign function interface; "
             "fastce.jax knows 0.1 and later, before 1.0"
         )
 
@@ -248,7 +255,7 @@ def register(name: str, function: Function) -> None:
 
     _registered[name] = answer, _compile(answer)
     address = _registered[name][1].get_function_address("call")
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(c_void_p(address)), platform="cpu")
+    ffi.register_ffi_target(name, ffi.pycapsule(c_void_p(address)), platform="cpu")
 
 
 _registered: dict[str, Any] = {}  # as long as the process: XLA keeps the addresses
@@ -256,10 +263,10 @@ _registered: dict[str, Any] = {}  # as long as the process: XLA keeps the addres
 
 def _version() -> tuple[int, int]:
     """Give the interface's version, which XLA wants to hear from whoever registers a function."""
-    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text(encoding="utf-8")
+    header = Path(ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text(encoding="utf-8")
     major, minor = (re.search(rf"#define XLA_FFI_API_{part} (\d+)", header) for part in ("MAJOR", "MINOR"))
     if major is None or minor is None:
-        raise ImportError(f"the header of jaxlib {jax.lib.__version__} does not say which version its interface has")
+        raise ImportError(f"the header of jax {jax.__version__} does not say which version its interface has")
     return int(major[1]), int(minor[1])
 
 

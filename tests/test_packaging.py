@@ -83,7 +83,7 @@ def test_wheel_holds_fastce_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
     info = f"fastce-{fastce.__version__}.dist-info/"
     assert {name.split("/")[0] + "/" for name in names} == {"fastce/", info}
-    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastce").glob("*.py")}
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastce").glob("**/*.py")}
     assert {n for n in names if n.startswith("fastce/")} == {
         *code,
         *(f"fastce/{name}" for name in SOURCE),

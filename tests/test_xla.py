@@ -12,7 +12,7 @@ jax = pytest.importorskip("jax")
 
 from fastce import xla  # noqa: E402
 
-HEADER = Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
+HEADER = Path(xla.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text(encoding="utf-8")
 STRUCTS = [
     xla._ErrorArgs,
     xla._Version,
@@ -83,8 +83,8 @@ def test_another_version_is_an_error_before_anything_is_registered(monkeypatch, 
     numbers = {"MAJOR": "0", "MINOR": "3", **dict([text.split()] if text else [])}
     lines = [f"#define XLA_FFI_API_{part} {number}" for part, number in numbers.items() if text]
     (folder / "c_api.h").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *a, **o: pytest.fail("registered"))
+    monkeypatch.setattr(xla.ffi, "include_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(xla.ffi, "register_ffi_target", lambda *a, **o: pytest.fail("registered"))
     with pytest.raises(ImportError, match=message):
         xla.register("never", print)
 
