@@ -13,7 +13,6 @@ from numba.cuda import types
 from .kernels import Kernel
 from .memory import numbers as numbers_of
 from .memory import numbers_at
-from .run import address, current_device, launch
 
 THREADS = 256
 BLOCKS_A_MULTIPROCESSOR = 8  # all the threads it takes
@@ -57,6 +56,8 @@ def kernel(dtype: str, pairs: bool = True) -> Kernel:
 
 def scale(values: Any, factor: Any) -> None:
     """Multiply a C-contiguous array by the one number of another, of the arithmetic type."""
+    from .run import address, current_device, launch  # which import CuPy; the kernel compiles without
+
     device = current_device()
     blocks = min(-(-values.size // THREADS), BLOCKS_A_MULTIPROCESSOR * device.multiprocessors)
     call = Scale(address(values), values.size, address(factor))
