@@ -13,9 +13,11 @@ from conftest import GRAD_ON_GPU, assert_grad, assert_loss, float_type
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.kernels import reference
-from fastce.kernels.gpu import sums
+from fastce.kernels.gpu import kernels, launch, sums
 from fastce.kernels.gpu.layout import THREADS as LAYOUT_THREADS
 from fastce.kernels.gpu.layout import Layout
+from fastce.kernels.gpu.memory import numbers
+from fastce.kernels.gpu.together import NOWHERE
 from fastce.kernels.task import Task
 
 from . import standin
@@ -104,9 +106,9 @@ def test_classes_far_apart(gpu, rng, options):
         gpu.memory.free(buffer)
 
 
-def test_the_last_of_many_rows(gpu, rng):
-    """Of a block-per-row kernel, a grid has at most 2**31 - 1 blocks."""
-    n_rows, n_classes = 2**31 - 1, 1500
+@pytest.mark.parametrize(("n_rows", "n_classes"), [(2**32 + 128, 10), (2**31 - 1, 1500)], ids=["warp", "block"])
+def test_the_last_of_many_rows(gpu, rng, n_rows, n_classes):
+    """A block of either kernel is full: of a block-per-row kernel, a grid has at most 2**31 - 1."""
     from fastce.kernels.gpu import tasks
 
     chosen = tasks.choose(tasks.current_device(), "float32", True, n_rows, n_classes, True)
@@ -126,6 +128,65 @@ def test_the_last_of_many_rows(gpu, rng):
     wanted_loss, wanted = by_reference(x, y, sample_weight=s.astype(np.float32).astype(float))
     assert_loss(loss.get(), wanted_loss)
     assert_grad(grad.get(), wanted, tolerances=GRAD_ON_GPU)
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "general"])
+def test_the_end_of_the_longest_row(gpu, rng, monkeypatch, plain):
+    """2**31 - 64 classes: of all but the end there are only the findings that a first part would have left."""
+    from fastce.device_arrays import MOST_CLASSES
+    from fastce.kernels.gpu import tasks
+
+    of_type, chunks = numbers("float32"), MOST_CLASSES // 4
+    part = chunks // 256 * 256
+    first, n = 4 * part, MOST_CLASSES - 4 * part
+    x = rng.normal(size=n).astype(np.float32)
+    logits, grad = gpu.put(x), gpu.put(np.zeros_like(x))
+    ends = [Far(a.data.ptr - 4 * first, (1, MOST_CLASSES), (4 * MOST_CLASSES, 4), np.float32) for a in (logits, grad)]
+    # One class that is not at -inf, and the target's logit; the first of each pair is the first part's.
+    before, found = {kernels.FIRST: 0.5, kernels.TIES: 1, kernels.TARGET: x[-3]}, np.zeros((kernels.STATS_FIELDS, 2))
+    found[list(before), 0] = list(before.values())
+    found = found.astype(np.float32)
+    found[kernels.NAN_AT, 0] = np.int32(NOWHERE).view(np.float32)
+    stats = gpu.put(found[: kernels.PLAIN_FIELDS if plain else None].ravel())
+    chosen = launch.split(of_type, plain, 1, chunks, True, 64, part, 256)
+    monkeypatch.setattr(tasks, "choose", lambda *of: chosen)
+    monkeypatch.setattr(tasks, "empty", lambda *of: stats)
+    gpu.options = {"blocks": [1]}
+    task = Task.of_logits(ends[0], grad=ends[1])
+    task = task._replace(targets=gpu.put(np.array([MOST_CLASSES - 3])), ignore_index=-100)
+    if not plain:
+        task = task._replace(argmax=gpu.put(np.zeros(1, np.int64)))
+    tasks.cross_entropy(task)
+    powers = np.exp(x.astype(float))
+    wanted = powers / (powers.sum() + np.exp(0.5))
+    wanted[-3] -= 1
+    assert_grad(grad.get()[np.newaxis], wanted[np.newaxis], tolerances=GRAD_ON_GPU)
+    if not plain:
+        top_at = stats.get()[2 * kernels.TOP_AT + 1].view(np.int32)
+        assert top_at == first + x.argmax()
+
+
+def test_sums_over_many_rows(gpu, rng):
+    """The last of 256 blocks, whose rows begin beyond 2**32."""
+    from fastce.kernels.gpu import totals
+
+    share, n = 2**25, 100
+    n_rows, y = 255 * share + n, rng.integers(0, 5, n)
+    losses = rng.normal(size=n).astype(np.float32)
+    _, targets = end_of(gpu, y, n_rows)
+    _, losses_end = end_of(gpu, losses, n_rows)
+    partials = gpu.put(np.zeros(sums.PARTIAL_FIELDS))
+    call = totals._nothing._replace(
+        n_rows=n_rows, n_classes=4, targets=targets.data.ptr, target_bytes=-8, ignore_index=3, share=share,
+        losses=losses_end.data.ptr, partials=partials.data.ptr - 255 * 8 * sums.PARTIAL_FIELDS, n_partials=256,
+    )  # fmt: skip
+    gpu.options = {"blocks": [255]}
+    totals._launch("weigh", 256, call, np.float32)
+    found = partials.get()
+    assert found[sums.WEIGHT_SUM] == found[sums.ROW_SUM] == (y < 3).sum()
+    assert found[sums.BAD_ROW].view(np.int64) == 255 * share + np.argmax(y == 4)
+    totals._launch("add", 256, call, np.float32)
+    np.testing.assert_allclose(partials.get()[0], losses.astype(float).sum(), rtol=1e-14)
 
 
 def test_nll_of_many_rows(gpu, rng):
