@@ -44,7 +44,9 @@ def inline(function: F) -> F:
     return compiled
 
 
-def to_ptx(kernel: Callable[..., None], signature: types.Type, capability: tuple[int, int], threads: int, blocks: int) -> str:
+def to_ptx(
+    kernel: Callable[..., None], signature: types.Type, capability: tuple[int, int], threads: int, blocks: int
+) -> str:
     """Assembly of a kernel for devices of a compute capability, for blocks of ``threads`` at most.
 
     A multiprocessor is to have registers for that many ``blocks``.

@@ -48,7 +48,8 @@ class Finish(NamedTuple):
     """The functions below."""
 
     target: Any  # (call, y, o) -> Target
-    finish: Any  # (call, row, target, stats, exact, leader) -> Plan; the leader writes what a row has one of
+    plan: Any  # (call, row, target, stats, exact) -> Plan
+    leave: Any  # (call, row, target, stats, exact): writes what a row has one of, later, as nobody waits for it
 
 
 @cache
@@ -66,9 +67,42 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
         return Target(y, o, value(call, o), number_at(call.weight, y, one) if y >= 0 else zero)
 
     @inline
-    def outputs(call: Call, row: Row, t: Target, s: Stats, nll_top, lse, total, p_y, loss, bad):
+    def sums_of(call: Call, t: Target, s: Stats, exact):
+        """Powers of the largest class, of all, of all but the target, of the target; 0, or NaN for a bad row."""
+        magic = one_bits - s.power
+        e_top = power(s.top - s.base, call.hi, call.lo, magic) if exact else quick_power(s.top, call.hi, s.power)
+        total = fma(s.ties, e_top, s.rest)
+        e_y, others = zero, total
+        if t.y >= 0:
+            e_y = power(t.v - s.base, call.hi, call.lo, magic) if exact else quick_power(t.v, call.hi, s.power)
+            others_at_top = fma(s.ties - one, e_top, s.rest)  # all but one of the largest
+            others = others_at_top if t.v == s.top else total - e_y
+        bad = zero if total > zero and t.y != BAD else nan  # neither NaN, nor all -inf
+        return e_top, total, others, e_y, bad
+
+    @inline
+    def nll_at_top(s: Stats, e_top):
+        """log(total) less the largest z: of a row that is sure of it, to the last digits."""
+        return log1p((s.ties - one) + s.rest / e_top)
+
+    @inline
+    def scale_of(call: Call, i, otherwise):
+        return number_at(call.scales, i, one) if call.scales != 0 else otherwise
+
+    @inline
+    def leave(call: Call, row: Row, t: Target, s: Stats, exact):
         """Write what the row has one of; 0, -1 or False where it is ignored."""
-        i, ignored = row.number, t.y == IGNORED
+        e_top, total, _, e_y, bad = sums_of(call, t, s, exact)
+        i, ignored, nll_top = row.number, t.y == IGNORED, nll_at_top(s, e_top)
+        lse = fma(s.top, call.unit, nll_top)
+        on_target, loss = t.weight * call.keep if t.y >= 0 else zero, zero
+        if on_target != zero:
+            loss = on_target * fma(s.top - t.v, call.unit, nll_top)
+        if s.spread != zero:
+            loss = loss + fma(-s.linear, call.unit, s.spread * nll_top)
+        if call.z_loss != zero:
+            loss = loss + lse * lse * (call.z_loss * scale_of(call, 2, call.zl_ratio))
+        loss = loss * number_at(call.sample_weight, i, one) * call.loss_scale + bad
         put_number(call.loss, i, zero if ignored else loss)
         if call.lse != 0:
             if total == zero or s.top == inf:
@@ -76,7 +110,9 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
             elif not total > zero:
                 lse = nan
             put_number(call.lse, i, zero if ignored else lse)
-        put_number(call.target_prob, i, zero if ignored else p_y + bad)
+        if call.target_prob != 0:
+            p_y = e_y / total if t.y >= 0 else zero
+            put_number(call.target_prob, i, zero if ignored else p_y + bad)
         if not plain:
             if call.entropy != 0:
                 entropy = fma(s.distance / total, call.unit, nll_top)
@@ -92,45 +128,17 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 _store_long(call.rank + 8 * i, np.int64(0) if t.y < 0 else np.int64(s.above))
 
     @inline
-    def finish(call: Call, row: Row, t: Target, s: Stats, exact, leader):
+    def plan(call: Call, row: Row, t: Target, s: Stats, exact):
         has_target, ignored = t.y >= 0, t.y == IGNORED
-        magic = one_bits - s.power
-        e_top = power(s.top - s.base, call.hi, call.lo, magic) if exact else quick_power(s.top, call.hi, s.power)
-        total = fma(s.ties, e_top, s.rest)
-        others_at_top = fma(s.ties - one, e_top, s.rest)  # all but one of the largest
-        e_y, others = zero, total
-        if has_target:
-            e_y = power(t.v - s.base, call.hi, call.lo, magic) if exact else quick_power(t.v, call.hi, s.power)
-            others = others_at_top if t.v == s.top else total - e_y
-        bad = zero if total > zero and t.y != BAD else nan  # neither NaN, nor all -inf
-        # log(total) less the largest z: of a row that is sure of it, to the last digits
-        nll_top = log1p((s.ties - one) + s.rest / e_top)
-        lse = fma(s.top, call.unit, nll_top)
-
-        ce_scale, zl_scale, zl_ratio = call.ce_scale, call.zl_scale, call.zl_ratio
-        if call.scales != 0:
-            ce_scale = number_at(call.scales, 0, one)
-            zl_scale = number_at(call.scales, 1, one)
-            zl_ratio = number_at(call.scales, 2, one)
-        sample = number_at(call.sample_weight, row.number, one)
-        on_target = t.weight * call.keep if has_target else zero
-        p_y = e_y / total if has_target else zero
-        if leader:
-            loss = zero
-            if on_target != zero:
-                loss = on_target * fma(s.top - t.v, call.unit, nll_top)
-            if s.spread != zero:
-                loss = loss + fma(-s.linear, call.unit, s.spread * nll_top)
-            if call.z_loss != zero:
-                loss = loss + lse * lse * (call.z_loss * zl_ratio)
-            outputs(call, row, t, s, nll_top, lse, total, p_y, loss * sample * call.loss_scale + bad, bad)
-
+        e_top, total, others, e_y, bad = sums_of(call, t, s, exact)
         filler = zero if ignored else one + bad
         if call.kind == LOG_SOFTMAX:
-            return Plan(s.power, s.base, s.top, nll_top, zero, filler, zero, np.int64(0))
+            return Plan(s.power, s.base, s.top, nll_at_top(s, e_top), zero, filler, zero, np.int64(0))
         inverse = one / total
-        p_others = others * inverse
+        p_y, p_others, lse = e_y / total if has_target else zero, others * inverse, zero
         alone = row.n == 1
+        if call.z_loss != zero or call.lse_in != 0:
+            lse = fma(s.top, call.unit, nll_at_top(s, e_top))
         if call.lse_in != 0:
             # An lse of more classes than these (a part of a vocabulary) makes their probabilities smaller. One that is
             # the row's own, up to its rounding, is not as exact as what was found here.
@@ -144,15 +152,16 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 p_y = e_y * inverse
                 p_others = one - p_y
                 lse = given
+        sample = number_at(call.sample_weight, row.number, one)
         sample = sample * number_at(call.upstream, row.number * call.upstream_step, one) * call.slope
         # The gradient of one class is 0, not what rounding leaves of p * q - q.
-        scale = zero if alone else sample * ce_scale
+        scale = zero if alone else sample * scale_of(call, 0, call.ce_scale)
         if row.n == 1 and call.lse_in == 0:
             scale = zero  # one class has the probability 1, whatever rounding makes of it
         even = scale * s.spread
         if call.z_loss != zero:
-            even = fma(sample * (zl_scale * call.z_loss), lse + lse, even)
-        hit = scale * on_target
+            even = fma(sample * (scale_of(call, 1, call.zl_scale) * call.z_loss), lse + lse, even)
+        hit = scale * (t.weight * call.keep if has_target else zero)
         factor = inverse
         if call.kind == GRADIENTS:
             factor = (hit + even) * inverse
@@ -169,4 +178,4 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
             place = np.int64(row.g + t.y * call.g_stride)
         return Plan(s.power, s.base, s.top, factor, scale, filler, at_target, place)
 
-    return Finish(target, finish)
+    return Finish(target, plan, leave)

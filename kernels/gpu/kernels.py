@@ -54,7 +54,7 @@ class Kernel(NamedTuple):
     blocks: int = 1  # that a multiprocessor has registers for at least
 
 
-def most_threads(name: str, plain: bool, double: bool) -> int:
+def most_threads(name: str, plain: bool, double: bool = False) -> int:
     """A block's: of all but the longest rows, a multiprocessor has registers for two blocks or more."""
     if plain and name in ("block", "online"):
         return 512 if double or name == "block" else 1024
@@ -86,7 +86,7 @@ class Parts:
         self.together = together_of(self.numbers, block=name != "warp")
         self.looks = looks_of(self.numbers, self.maths, self.rows, self.together, plain, block=name != "warp")
         self.ends = finishing(self.maths, self.rows, self.looks, plain)
-        in_block = name == "block" or name == "warp" and not plain
+        in_block = name == "block" or (name == "warp" and not plain)
         self.write, self.write_back = writing(self.numbers, self.maths, self.rows, self.looks, plain, in_block)
         self.slot, self.tile = chunk_in_block(self.numbers, plain), self.numbers.tile
         self.number_bytes = self.numbers.arithmetic.bitwidth // 8
@@ -95,8 +95,8 @@ class Parts:
     def _targets(self) -> tuple[Any, Any]:
         """Functions that give a row's target: (call, row, leader) -> number; (call, row, leader, number) -> Target.
 
-        The number is to be on its way while the row is looked at; the logit is then in a cache. In plain kernels, nobody
-        but the leader needs either: each read is one more of the row.
+        The number is to be on its way while the row is looked at; the logit is then in a cache. In plain kernels,
+        nobody but the leader needs either: each read is one more of the row.
         """
         load_one, zero, plain = self.numbers.load_one, self.maths.number(0.0), self.plain
         number_of, find, target_of = self.rows.target_number, self.rows.target, self.ends.target
@@ -118,7 +118,7 @@ class Parts:
 def _warp(parts: Parts) -> Callable[[Call], None]:
     open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
     keep, look, look_once = parts.looks.keep, parts.looks.look, parts.looks.look_once
-    finish, write, plain = parts.ends.finish, parts.write, parts.plain
+    plan_of, leave, write, plain = parts.ends.plan, parts.ends.leave, parts.write, parts.plain
     number_of, target_of = parts.targets
     store_one, of_tile = parts.numbers.store_one, parts.tile
 
@@ -136,7 +136,9 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
             exact, target = True, target_of(call, row, True, number)
             stats = look(call, row, share, keep(call, row, share), target.o)
         leader = there and thread & ((1 << bits) - 1) == 0
-        plan = finish(call, row, target, stats, exact, leader)
+        plan = plan_of(call, row, target, stats, exact)
+        if leader:
+            leave(call, row, target, stats, exact)
         wait()  # every lane has read the target's logit before anything is overwritten
         if call.g != 0:
             write(call, row, plan, share, exact)
@@ -148,15 +150,15 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
 
 
 def _agreed(parts: Parts) -> Any:
-    """The plan of a row, which one thread makes and its block follows."""
-    finish, wait = parts.ends.finish, parts.together.wait
+    """The plan of a row, which one thread makes and its block follows; after that, the thread writes the row's loss."""
+    plan_of, leave, wait = parts.ends.plan, parts.ends.leave, parts.together.wait
     keep_one, kept_one, zero = parts.numbers.keep_one, parts.numbers.kept_one, parts.maths.number(0.0)
 
     @inline
     def agreed(call: Call, row: Row, target: Target, stats: Stats, exact, leader):
         at, at_target, place = place_in_block(0), zero, np.int64(0)
         if cuda.threadIdx.x == 0:
-            plan = finish(call, row, target, stats, exact, leader)
+            plan = plan_of(call, row, target, stats, exact)
             at_target, place = plan.at_target, plan.target
             keep_one(at + 8, plan.power)
             keep_one(at + 16, plan.base)
@@ -165,6 +167,8 @@ def _agreed(parts: Parts) -> Any:
             keep_one(at + 40, plan.scale)
             keep_one(at + 48, plan.filler)
         wait()
+        if leader and cuda.threadIdx.x == 0:
+            leave(call, row, target, stats, exact)
         return Plan(
             kept_one(at + 8), kept_one(at + 16), kept_one(at + 24), kept_one(at + 32), kept_one(at + 40),
             kept_one(at + 48), at_target, place,

@@ -3,22 +3,24 @@
 ============  ===========================  ========================================================================
 kernel        rows                         because
 ============  ===========================  ========================================================================
-warp          up to 4 KiB (in the block's  32 lanes have at most 8 chunks of 16 bytes each, and no barriers. A
-              memory), or 512 bytes where  block of 128 threads takes 16 KiB, so that registers alone limit how
-              there are few rows           many blocks there are. Each lane has a set-up of 330 instructions, which
-                                           is why it has four chunks.
+warp          up to 2 KiB (plain) or 4;    No barriers, and lanes of a warp that share rows. In plain kernels a lane
+              512 bytes where there are    has 8 chunks: its set-up is 480 instructions, an element takes 15.
+              few rows
 part, finish  128 KiB and more, fewer      A multiprocessor reads 25 bytes/ns of H100's 3,350: 128 KiB take it 5
               than half as many rows as    microseconds, and another launch costs 3.
               multiprocessors
 block         as much as a block may have  Read once and written once. Plain kernels keep powers, 4 bytes each for
               (7.5: 64 KiB; 8.6, 8.9,      16-bit logits too: 57,000 classes on 9.0, 40,000 on 8.0, 24,000 on 8.6.
-              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many. The set-up
-              10.0: 227)                   of 180 instructions is 3 for each class where a thread has 16 chunks of
-                                           float32. More threads where a multiprocessor would have fewer than 384,
-                                           whose 24 KiB on their way H100 needs for a microsecond's latency.
-online        all others                   Read twice: 12 bytes an element of float32 where 8 are ideal. Pieces
-                                           leave room for two blocks on a multiprocessor, one of which computes
-                                           while the other reads.
+              12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many. Plain rows
+              10.0: 227); plain ones only  are kept only where caches are small: on an H200, 4,096 to 32,768 classes
+              on 7.5, 8.6 and 8.7          of float32 reach .86 to .60 of copy speed, and .59 to .40 of bfloat16;
+                                           online, .87 to .77 and .73 to .69.
+online        all others                   Plain rows are read twice, the second time backwards from the caches: 8
+                                           chunks for a thread, 1,024 threads on a multiprocessor are 128 KiB of
+                                           rows for each, 17 MB on an H100, whose second-level cache has 50. Longer
+                                           rows come from memory again, in part: 12 bytes an element of float32
+                                           where 8 are ideal. The others go through the block's memory in pieces
+                                           that leave room for two blocks on a multiprocessor.
 ============  ===========================  ========================================================================
 """
 
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .kernels import PLAIN_FIELDS, STATS_FIELDS, most_threads
+from .kernels import BUSY, PLAIN_FIELDS, STATS_FIELDS, most_threads
 from .memory import CHUNK_BYTES, SECTOR_BYTES, Numbers, chunk_in_block, numbers
 from .together import SHARED_FIELDS, WARP, WARP_BITS, scratch_bytes
 
@@ -47,7 +49,9 @@ SHARED_KIB = {
 OTHERS_KIB = (100, 99)  # what all since 8.0 have
 OLDEST = (7, 5)
 
-WARP_BYTES, WARP_BYTES_OF_FEW = 4 * KIB, 512
+WARP_BYTES, WARP_BYTES_OF_FEW = 2 * KIB, 512
+CHUNKS_A_LANE = 8
+SMALL_CACHE = (7, 5), (8, 6), (8, 7)  # 4 to 6 MiB at the second level, where others have 40 and more
 FEW_ROWS = 8  # for each multiprocessor
 SPLIT_BYTES = 128 * KIB
 MOST_PARTS = 128  # each is for a thread that merges them
@@ -92,19 +96,21 @@ def shared_kib(capability: tuple[int, int]) -> tuple[int, int]:
 def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int, with_grad: bool) -> Choice:
     """Give the kernels for rows of a type."""
     of_type = numbers(dtype)
-    slot = chunk_in_block(of_type, plain)
     chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
-    row_bytes, kept_bytes = n_classes * of_type.item, n_classes // of_type.lanes * slot
+    row_bytes = n_classes * of_type.item
     few = n_rows < FEW_ROWS * device.multiprocessors
-    if kept_bytes <= (WARP_BYTES_OF_FEW if few else WARP_BYTES):
+    if row_bytes <= (WARP_BYTES_OF_FEW if few else WARP_BYTES if plain else 2 * WARP_BYTES):
         return warp(of_type, plain, n_rows, n_classes)
     if row_bytes >= SPLIT_BYTES and 2 * n_rows <= device.multiprocessors:
         return _split(device, of_type, plain, n_rows, chunks, with_grad)
-    choice = block(device, of_type, plain, n_rows, chunks)
-    if choice.launches[0].shared_bytes <= shared_kib(device.capability)[1] * KIB:
-        return choice
-    threads = online_threads(of_type, plain, row_bytes)
-    return online(of_type, plain, n_rows, chunks, threads, 0 if plain else _tile(device, of_type, plain))
+    if not plain or device.capability in SMALL_CACHE:
+        choice = block(device, of_type, plain, n_rows, chunks)
+        if choice.launches[0].shared_bytes <= shared_kib(device.capability)[1] * KIB:
+            return choice
+    if not plain:
+        threads = most_threads("online", plain, _double(of_type))
+        return online(of_type, plain, n_rows, chunks, threads, _tile(device, of_type, plain))
+    return online(of_type, plain, n_rows, chunks, online_threads(device, of_type, n_rows, chunks), 0)
 
 
 def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
@@ -113,10 +119,13 @@ def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
 
 
 def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
-    """Lanes for a row: as many as leave each with a tile, but four where these have two chunks each."""
-    each_two, each_tile = ((-(-n_classes // (of_type.lanes * each)) - 1).bit_length() for each in (2, of_type.tile))
-    lane_bits = min(WARP_BITS, max(min(2, each_two), each_tile))
-    chunks = chunks_of(of_type, n_classes, SECTOR_BYTES if lane_bits == WARP_BITS else CHUNK_BYTES)
+    """Lanes for a row: in plain kernels, whose set-up is long, few."""
+    chunks = chunks_of(of_type, n_classes, CHUNK_BYTES)
+    whole = n_classes % of_type.lanes == 0  # else, most rows begin and end with a chunk of which a part is another's
+    each = (CHUNKS_A_LANE if whole else 2 * CHUNKS_A_LANE) if plain else of_type.tile
+    lane_bits = min(WARP_BITS, max(int(chunks > 4), (-(-chunks // each) - 1).bit_length()))
+    if lane_bits == WARP_BITS:
+        chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
     threads = most_threads("warp", plain, _double(of_type))
     rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
     shared_bytes = 0 if plain else rows * tile * chunk_in_block(of_type, plain)
@@ -162,10 +171,11 @@ def _split(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: i
     return split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
 
 
-def online_threads(of_type: Numbers, plain: bool, row_bytes: int) -> int:
-    """More for longer rows: a multiprocessor's 1,024 threads then have fewer rows for the caches to hold."""
-    most = most_threads("online", plain, _double(of_type))
-    return min(most, 256 if row_bytes <= 16 * KIB else 512 if row_bytes <= 64 * KIB else 1024)
+def online_threads(device: Device, of_type: Numbers, n_rows: int, chunks: int) -> int:
+    """As few as have enough to do: what rows a multiprocessor has then are no more than the caches hold, see above."""
+    needed = BUSY * device.multiprocessors // n_rows  # where there are few rows
+    threads = max(chunks // CHUNKS_A_LANE, min(chunks, needed))
+    return min(most_threads("online", True, _double(of_type)), _rounded_up(threads, WARP))
 
 
 def _double(of_type: Numbers) -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 from ..formats import FLOAT32, FLOAT64, LN2, LOG2E
 from .compile import inline
 from .vector import (
-    bits,
     approximate_exp2,
+    bits,
     fma,
     from_bits,
     polynomial,
@@ -77,8 +77,8 @@ def maths(double: bool) -> Maths:
 
     @inline
     def quick_power_by_lookup(v, hi, k_of):
-        # The exponent is rounded, as NumPy's is: of 2**-16 to 2**-8 that makes 3 units in the last place, where the power
-        # above is wrong by 2 always. And ``hi`` is less than log2(e): of all powers of a row, that is one factor.
+        # The exponent is rounded, as NumPy's is: from 2**-16 to 2**-8 that makes another 3 units in the last place. And
+        # ``hi`` is less than log2(e), which is a factor that all powers of a row share, all but for their distance.
         return approximate_exp2(fma(v, hi, -k_of))
 
     @inline

@@ -380,7 +380,19 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec, tile: in
 
         return types.void(long, arithmetic), codegen
 
-    return load, load_tile, load_last, load_edge, widened, load_one, store, store_past, store_edge, store_one, load_numbers
+    return (
+        load,
+        load_tile,
+        load_last,
+        load_edge,
+        widened,
+        load_one,
+        store,
+        store_past,
+        store_edge,
+        store_one,
+        load_numbers,
+    )
 
 
 @cache

@@ -192,4 +192,6 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, target_number, target, first_class, chunk_of, chunk, put_chunk, inside, spread, number_at, put_number)
+    return Rows(
+        open_row, target_number, target, first_class, chunk_of, chunk, put_chunk, inside, spread, number_at, put_number
+    )
