@@ -120,12 +120,10 @@ def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
 
 def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
     """Lanes for a row: in plain kernels, whose set-up is long, few."""
-    chunks = chunks_of(of_type, n_classes, CHUNK_BYTES)
-    whole = n_classes % of_type.lanes == 0  # else, most rows begin and end with a chunk of which a part is another's
-    each = (CHUNKS_A_LANE if whole else 2 * CHUNKS_A_LANE) if plain else of_type.tile
-    lane_bits = min(WARP_BITS, max(int(chunks > 4), (-(-chunks // each) - 1).bit_length()))
-    if lane_bits == WARP_BITS:
-        chunks = chunks_of(of_type, n_classes, SECTOR_BYTES)
+    filled, apart = divmod(n_classes, of_type.lanes)
+    each = (CHUNKS_A_LANE << (apart > 0)) if plain else of_type.tile  # chunks that rows share are read by element
+    lane_bits = min(WARP_BITS, max(int(filled > 4), (-(-filled // each) - 1).bit_length()))
+    chunks = chunks_of(of_type, n_classes, SECTOR_BYTES if lane_bits == WARP_BITS else CHUNK_BYTES)
     threads = most_threads("warp", plain, _double(of_type))
     rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
     shared_bytes = 0 if plain else rows * tile * chunk_in_block(of_type, plain)
@@ -174,7 +172,7 @@ def _split(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: i
 def online_threads(device: Device, of_type: Numbers, n_rows: int, chunks: int) -> int:
     """As few as have enough to do: what rows a multiprocessor has then are no more than the caches hold, see above."""
     needed = BUSY * device.multiprocessors // n_rows  # where there are few rows
-    threads = max(chunks // CHUNKS_A_LANE, min(chunks, needed))
+    threads = max(min(chunks // CHUNKS_A_LANE, 256), chunks // (2 * CHUNKS_A_LANE), min(chunks, needed))
     return min(most_threads("online", True, _double(of_type)), _rounded_up(threads, WARP))
 
 
