@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .ptx import Memory, launch
-from .standin_cuda import Device, Module, Stream, set_attribute
+from .standin_cuda import CPointer, Device, Module, Stream, set_attribute
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))  # of devices 0, 1, ...
 MULTIPROCESSORS = 4  # few, so that rows are split over the grid where they are few, too
@@ -183,11 +183,13 @@ def cupy_of(gpu):
     cupy.from_dlpack = lambda value: value.__dlpack__()  # those of the tests give no capsule, but the array
     cupy.empty = gpu.empty
     cupy.empty_like = lambda array: _empty_like(gpu, array)
+    cupy.may_share_memory = lambda a, b: np.may_share_memory(a.view, b.view)
     cupy.cuda = types.SimpleNamespace(
         Device=lambda number=None: Device(gpu, number),
         Module=lambda: Module(gpu),
         Stream=lambda: Stream(gpu),
         driver=types.SimpleNamespace(funcSetAttribute=set_attribute),
+        function=types.SimpleNamespace(CPointer=CPointer),
         is_available=lambda: True,
     )
     return cupy

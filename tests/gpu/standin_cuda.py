@@ -1,5 +1,9 @@
 """cupy.cuda of the stand-in: devices, streams, graphs, and modules of kernels, whose code here is PTX."""
 
+import ctypes
+
+from .ptx.launch import load
+
 
 class Device:
     """cupy.cuda.Device: a GPU, and a context in which it is the current one."""
@@ -65,8 +69,15 @@ class Graph:
             step()
 
 
+class CPointer:
+    """cupy.cuda.function.CPointer: where a parameter of a kernel lies, in the memory of the process."""
+
+    def __init__(self, address):
+        self.address = address
+
+
 class Function:
-    """cupy.cuda.Function: launched on the current device and stream."""
+    """cupy.cuda.Function: launched on the current device and stream, with parameters as they are at that time."""
 
     WITHOUT_ASKING = 48 * 1024
 
@@ -77,6 +88,8 @@ class Function:
     def __call__(self, grid, block, arguments, shared_mem=0):
         assert self.device == self.gpu.current[-1], "a kernel of another device"
         assert shared_mem <= self.most, "more shared memory than was asked for"
+        parameters = load(self.ptx).kernel.params.values()
+        arguments = [ctypes.string_at(a.address, p.size) for a, p in zip(arguments, parameters, strict=True)]
         self.gpu.run(self.name, self.ptx, grid, block, arguments, shared_mem)
 
 

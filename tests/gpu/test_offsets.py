@@ -176,7 +176,7 @@ def test_sums_over_many_rows(gpu, rng):
     _, targets = end_of(gpu, y, n_rows)
     _, losses_end = end_of(gpu, losses, n_rows)
     partials = gpu.put(np.zeros(sums.PARTIAL_FIELDS))
-    call = totals._nothing._replace(
+    call = sums.Sums(
         n_rows=n_rows, n_classes=4, targets=targets.data.ptr, target_bytes=-8, ignore_index=3, share=share,
         losses=losses_end.data.ptr, partials=partials.data.ptr - 255 * 8 * sums.PARTIAL_FIELDS, n_partials=256,
     )  # fmt: skip
