@@ -105,7 +105,8 @@ def empty(shape: Any, dtype: Any) -> Any:
 @cache
 def name_of(dtype: Any) -> str:
     """The name of a type, which NumPy takes 3 µs to spell."""
-    return np.dtype(dtype).name
+    name: str = np.dtype(dtype).name
+    return name
 
 
 def address(array: Any) -> Any:
@@ -120,7 +121,7 @@ def rows_of(array: Any, keep: list[Any]) -> tuple[int, int, int, int]:
     """
     if array is None:
         return 0, 0, 0, 0
-    if array.ndim == 2:
+    if len(array.shape) == 2:
         return address(array), *array.strides, 0
     stride = array.strides[-1]
     axes = layout.merged_axes(array.shape[:-1], array.strides[:-1])
@@ -142,5 +143,5 @@ def bytes_of_targets(targets: Any) -> int:
     """How the kernels are told of the type of class targets."""
     if targets is None:
         return 0
-    size: int = targets.itemsize
+    size: int = targets.dtype.itemsize
     return -size if targets.dtype.kind == "i" else size
