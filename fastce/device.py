@@ -103,9 +103,9 @@ def cross_entropy(
             scales_at = weighed.scales_at if by_mean and weighed else 0
             loss_scale = 1.0 / divisor if o.reduction == "none" else 1.0
             kernels.cross_entropy(task, scales_at=scales_at, loss_scale=loss_scale)
-        if by_mean:
-            divisor = weighed or 0.0
-        loss = _reduced(losses, rows, o.reduction, divisor, o.empty, loss_at) if with_loss else None
+        loss = None
+        if with_loss:
+            loss = _reduced(losses, rows, o.reduction, (weighed or 0.0) if by_mean else divisor, o.empty, loss_at)
         return Result(
             loss if out is None else out,
             grad if grad_out is None else grad_out,

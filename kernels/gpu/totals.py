@@ -59,14 +59,14 @@ def weigh(
 
 def add(losses: Any, divisor: float | Weighed, when_empty: float, out: Any) -> None:
     """Fill ``out``, of one element, with the sum of the losses by a divisor: a number, or one on the device."""
-    weighed = isinstance(divisor, Weighed)
+    at, number = (divisor.divisor_at, 0.0) if isinstance(divisor, Weighed) else (0, divisor)
     _in_one_block_or_more(
         "add",
         losses.dtype,
         losses.size,
         losses=address(losses),
-        divisor_at=divisor.divisor_at if weighed else 0,
-        divisor=0.0 if weighed else divisor,
+        divisor_at=at,
+        divisor=number,
         empty=when_empty,
         out=address(out),
     )
