@@ -74,8 +74,9 @@ def cross_entropy(
         upstream, scale = _upstream(given, grad_output, o.reduction)
         if o.softcap is not None:
             check_softcap(o.softcap, dtype)
-        check_aux(aux, classes is not None)
-        _check_hess(aux)
+        if type(aux) is not tuple or aux:
+            check_aux(aux, classes is not None)
+            _check_hess(aux)
         loss_at = given.output("out", out, rows if o.reduction == "none" else (), dtype)
         grad = given.output_like_it("grad_out", grad_out) if with_grad else None
 

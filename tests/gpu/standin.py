@@ -245,6 +245,9 @@ def installed(**options):
 
 def _forget(names):
     """Modules are attributes of their packages, too, where `from package import module` finds them."""
+    from fastce import dispatch
+
+    dispatch._gpu = None
     for name in names:
         package, _, module = name.rpartition(".")
         if package in sys.modules:

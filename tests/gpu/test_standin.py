@@ -18,6 +18,7 @@ from conftest import (
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 import fastce
+from fastce import dispatch
 from fastce.problem import AUX
 
 from . import standin
@@ -349,6 +350,7 @@ def test_without_cupy_the_extra_is_named(gpu, rng, monkeypatch):
     x = _Interface(gpu.put(some_rows(rng)[0]))
     for name in standin.OF_CUPY:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(dispatch, "_gpu", None)
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match=r"pip install 'fastce\[cuda13\]'"):
         fastce.logsumexp(x)
