@@ -26,15 +26,15 @@ _WITHOUT_ASKING = 48 * 1024  # bytes of shared memory that every block may have
 
 _LETTERS = {types.int64: "q", types.float32: "f", types.float64: "d"}  # of the struct module
 
-_loaded: dict[tuple[int, str], _Function] = {}  # by device and name: to hash a signature takes 10 µs
+_loaded: dict[tuple[int, str], _Function] = {}  # by device and name, as a signature takes long to hash
 _loading = threading.Lock()
 
 
 class _Function:
     """A kernel on a device.
 
-    Of each number that a kernel is given, and these are 50, CuPy makes an object, which takes 0.2 µs. So they are
-    packed here, and CuPy is told where each of them lies. The driver has a copy when the launch returns.
+    CuPy would make an object of each number that a kernel is given, 50 of them, anew for each launch. So the numbers
+    are packed here, and CuPy is told where each of them lies. When a launch returns, the driver has a copy.
     """
 
     def __init__(self, kernel: Kernel, capability: tuple[int, int]) -> None:
@@ -104,7 +104,7 @@ def empty(shape: Any, dtype: Any) -> Any:
 
 @cache
 def name_of(dtype: Any) -> str:
-    """The name of a type, which NumPy takes 3 µs to spell."""
+    """The name of a type, which NumPy takes long to spell."""
     name: str = np.dtype(dtype).name
     return name
 

@@ -17,7 +17,7 @@ from .launch import Choice
 from .launch import choose as _choose
 from .run import address, bytes_of_targets, current_device, empty, launch, name_of, rows_of
 
-choose = lru_cache(maxsize=256)(_choose)
+choose = lru_cache(maxsize=256)(_choose)  # (a model asks for the same again and again)
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from .run import address, bytes_of_targets, empty, launch, name_of, rows_of
 
 
 class Weighed(NamedTuple):
-    """What `weigh` leaves on the device: in one array, as each takes 2 µs to allocate, and where in it."""
+    """What `weigh` leaves on the device, in one array."""
 
     words: Any  # int64; the first of them is the first row whose target is no class, or sums.NO_BAD_ROW
     divisor_at: int  # float64: what the sum of the row losses is divided by
