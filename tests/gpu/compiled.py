@@ -9,4 +9,4 @@ to_ptx = cache(_compile.to_ptx)
 
 def ptx_of(kernel, capability):
     """The text that is launched on devices of a compute capability."""
-    return to_ptx(kernel.function, kernel.signature, capability, kernel.threads)
+    return to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks)
