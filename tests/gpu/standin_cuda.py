@@ -70,14 +70,14 @@ class Function:
 
     WITHOUT_ASKING = 48 * 1024
 
-    def __init__(self, gpu, name, ptx):
-        self.gpu, self.name, self.ptx, self.ptr = gpu, name, ptx, self
+    def __init__(self, gpu, ptx):
+        self.gpu, self.ptx, self.ptr = gpu, ptx, self
         self.device, self.most = gpu.current[-1], self.WITHOUT_ASKING
 
     def __call__(self, grid, block, arguments, shared_mem=0):
         assert self.device == self.gpu.current[-1], "a kernel of another device"
         assert shared_mem <= self.most, "more shared memory than was asked for"
-        self.gpu.run(self.name, self.ptx, grid, block, arguments, shared_mem)
+        self.gpu.run(self.ptx, grid, block, arguments, shared_mem)
 
 
 class Module:
@@ -91,7 +91,8 @@ class Module:
         self.code = code.decode()
 
     def get_function(self, name):
-        return Function(self.gpu, name, self.code)
+        assert f".entry {name}(" in self.code
+        return Function(self.gpu, self.code)
 
 
 def set_attribute(function, attribute, value):

@@ -65,8 +65,7 @@ class Checked:
         finally:
             self.monkeypatch.setattr(saved, "code_of", own)
             self.launches._loaded.pop((self.number, self.kernel), None)
-        name = saved.entry_of(text)
-        counters = [launched.counters for launched in self.gpu.launches if launched.kernel == name]
+        counters = [launched.counters for launched in self.gpu.launches if launched.ptx == text]
         for more in counters[1:]:
             counters[0] += more
         return Outcome(counters[0], b"".join(array.get().tobytes() for array in results))
@@ -104,7 +103,7 @@ class CheckedSums(Checked):
     def __init__(self, gpu, monkeypatch, name, dtype):
         from fastce.kernels.gpu import scale, totals
 
-        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype)}
+        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype, True)}
         super().__init__(gpu, monkeypatch, others[name]() if name in others else sums.kernel(name, dtype))
         monkeypatch.setattr(sums, "ROWS_A_BLOCK", 2 * sums.THREADS)
         self.totals, self.dtype, self.check = totals, np.dtype(dtype), getattr(self, name)
