@@ -44,13 +44,15 @@ def inline(function: F) -> F:
     return compiled
 
 
-def to_ptx(kernel: Callable[..., None], signature: types.Type, capability: tuple[int, int], threads: int) -> str:
+def to_ptx(kernel: Callable[..., None], signature: types.Type, capability: tuple[int, int], threads: int, blocks: int) -> str:
     """Assembly of a kernel for devices of a compute capability, for blocks of ``threads`` at most.
+
+    A multiprocessor is to have registers for that many ``blocks``.
 
     No ``fastmath``: the kernels say themselves what is approximate, so that NaN and infinity keep their meaning.
     """
     ptx, _ = cuda.compile(
-        kernel, signature, device=False, abi="numba", cc=capability, output="ptx", launch_bounds=threads
+        kernel, signature, device=False, abi="numba", cc=capability, output="ptx", launch_bounds=(threads, blocks)
     )
     result: str = ptx
     return result

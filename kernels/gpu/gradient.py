@@ -9,7 +9,7 @@ from .call import LOG_SOFTMAX, Call
 from .compile import inline
 from .finish import Plan
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE, WARP_BYTES, Numbers
+from .memory import CHUNK_BYTES, WARP_BYTES, Numbers
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .stats import Looks
@@ -18,13 +18,15 @@ from .vector import moved
 
 @cache
 def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: bool, in_block: bool) -> Any:
-    """The function that writes a thread's share of a row: (call, row, plan, share).
+    """The functions that write a thread's share of a row: (call, row, plan, share), and the same backwards.
 
     ``in_block``: the row lies in the block's memory, with ``plain`` as powers; else it is read again.
     """
     number, power, one_bits = maths.number, maths.power, maths.one
     zero, one = number(0.0), number(1.0)
-    widen, zeros, load_tile, store = numbers.widen, numbers.zeros, numbers.load_tile, numbers.store
+    widen, zeros, load_tile, store, store_past, of_tile = (
+        numbers.widen, numbers.zeros, numbers.load_tile, numbers.store, numbers.store_past, numbers.tile,
+    )  # fmt: skip
     kept, kept_tile, kept_raw = numbers.kept, numbers.kept_tile, numbers.kept_raw
     chunk_at, put_chunk, first_class = rows.chunk, rows.put_chunk, rows.first_class
     inside_of, spread_of, value = rows.inside, rows.spread, looks.value
@@ -53,6 +55,16 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         return gradient(call, row, plan, k, widen(raw), spreads)
 
     @inline
+    def write_chunks(call: Call, row: Row, plan: Plan, at, stop, origin, slot, share: Share, fills, spreads):
+        """One by one: see stats.keep_all."""
+        filler, n = zeros() + plan.filler, 0
+        while at < stop:
+            k = (at - origin) >> CHUNK_BITS
+            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, k, slot, spreads))
+            further, more_slots = following(share, of_tile, n)
+            at, slot, n = at + further, slot + more_slots, n + 1
+
+    @inline
     def write(call: Call, row: Row, plan: Plan, share: Share):
         fills, spreads = plan.filler != one, False
         if not plain:
@@ -63,7 +75,7 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
         if plain and not fills:
             end = min(stop, row.writable) if in_block else min(stop, row.writable, row.whole - distance)
-            end -= (TILE - 1) * apart
+            end -= (of_tile - 1) * apart
             while at < end:
                 if in_block:
                     d = kept_tile(slot, WARP_BYTES) * plan.factor
@@ -71,11 +83,20 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
                     d = gradient(call, row, plan, 0, widen(load_tile(at + distance, apart)), False)
                 store(at, apart, d)
                 at, slot = moved(at, tile), slot + share.tile_slots
-        filler, n = zeros() + plan.filler, 0
-        while at < stop:  # one by one: see stats.keep_all
-            k = (at - origin) >> CHUNK_BITS
-            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, k, slot, spreads))
-            further, more_slots = following(share, n)
-            at, slot, n = at + further, slot + more_slots, n + 1
+        write_chunks(call, row, plan, at, stop, origin, slot, share, fills, spreads)
 
-    return write
+    @inline
+    def write_back(call: Call, row: Row, plan: Plan, share: Share, tiles_end):
+        """From the end, where the caches still hold what was read last, to the start; plain rows only."""
+        distance, tile = row.x - row.g, CHUNK_BYTES * share.step
+        origin = row.origin - distance
+        first, fills = origin + share.offset, plan.filler != one
+        at = first if fills or row.writable == 0 else tiles_end - distance
+        write_chunks(call, row, plan, at, first + share.left, origin, share.slots, share, fills, False)
+        at -= tile
+        while at >= first:
+            d = gradient(call, row, plan, 0, widen(load_tile(at + distance, CHUNK_BYTES * share.apart)), False)
+            store_past(at, CHUNK_BYTES * share.apart, d)
+            at = moved(at, -tile)
+
+    return write, write_back

@@ -51,11 +51,18 @@ class Kernel(NamedTuple):
     function: Callable[[Any], None]
     signature: types.Type
     threads: int  # that its blocks have at most
+    blocks: int = 1  # that a multiprocessor has registers for at least
 
 
-def most_threads(name: str, plain: bool) -> int:
+def most_threads(name: str, plain: bool, double: bool) -> int:
     """A block's: of all but the longest rows, a multiprocessor has registers for two blocks or more."""
-    return 128 if name == "warp" else 512 if name == "block" and plain else 256
+    if plain and name in ("block", "online"):
+        return 512 if double or name == "block" else 1024
+    return 128 if name == "warp" else 256
+
+
+# Threads that a multiprocessor is to have registers for, 64 or 72 each: twice as many as the compiler left of itself.
+BUSY, BUSY_WARPS = 1024, 896
 
 
 @cache
@@ -63,7 +70,9 @@ def kernel(name: str, dtype: str, plain: bool, pairs: bool = True) -> Kernel:
     """Give a kernel for logits of a type; ``plain`` ones are faster, and do without what ``needs_general`` names."""
     parts = Parts(name, dtype, plain, pairs)
     whole_name = " ".join((name, dtype, "plain" if plain else "general", "pairs" if pairs else "singles"))
-    return Kernel(whole_name, _MAKE[name](parts), signature(parts.numbers.arithmetic), most_threads(name, plain))
+    threads = most_threads(name, plain, dtype == "float64")
+    blocks = (BUSY_WARPS if name == "warp" else BUSY) // threads if plain and dtype != "float64" else 1
+    return Kernel(whole_name, _MAKE[name](parts), signature(parts.numbers.arithmetic), threads, blocks)
 
 
 class Parts:
@@ -78,8 +87,8 @@ class Parts:
         self.looks = looks_of(self.numbers, self.maths, self.rows, self.together, plain, block=name != "warp")
         self.ends = finishing(self.maths, self.rows, self.looks, plain)
         in_block = name in ("warp", "block")
-        self.write = writing(self.numbers, self.maths, self.rows, self.looks, plain, in_block)
-        self.slot = chunk_in_block(self.numbers, plain)
+        self.write, self.write_back = writing(self.numbers, self.maths, self.rows, self.looks, plain, in_block)
+        self.slot, self.tile = chunk_in_block(self.numbers, plain), self.numbers.tile
         self.number_bytes = self.numbers.arithmetic.bitwidth // 8
         self.target = self._target()
 
@@ -101,14 +110,14 @@ class Parts:
 def _warp(parts: Parts) -> Callable[[Call], None]:
     open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
     keep, look, finish, write = parts.looks.keep, parts.looks.look, parts.ends.finish, parts.write
-    target_of, store_one = parts.target, parts.numbers.store_one
+    target_of, store_one, of_tile = parts.target, parts.numbers.store_one, parts.tile
 
     def warp(call: Call) -> None:
         thread, bits = np.int64(cuda.threadIdx.x), call.lane_bits
         number = np.int64(cuda.blockIdx.x) * (cuda.blockDim.x >> bits) + (thread >> bits)
         there = number < call.n_rows
         row = open_row(call, number, there, SECTOR_BYTES if bits == WARP_BITS else CHUNK_BYTES)
-        share = share_of(lane_in_warp(bits, call.tile, slot), np.int64(0), row.chunks)
+        share = share_of(lane_in_warp(bits, of_tile, call.tile, slot), np.int64(0), row.chunks)
         target = target_of(call, row, True)
         stats = look(call, row, share, keep(call, row, share), target.o)
         leader = there and thread & ((1 << bits) - 1) == 0
@@ -153,12 +162,12 @@ def _block(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, wait = parts.rows.open, _agreed(parts), parts.together.wait
     keep, look, write = parts.looks.keep, parts.looks.look, parts.write
     target_of, store_one = parts.target, parts.numbers.store_one
-    slot, number_bytes, plain = parts.slot, parts.number_bytes, parts.plain
+    slot, number_bytes, plain, of_tile = parts.slot, parts.number_bytes, parts.plain, parts.tile
 
     def block(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
         row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
-        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), of_tile, slot, plain)
         share = share_of(lane, np.int64(0), row.chunks)
         target = target_of(call, row, leader)
         cuda.syncwarp()  # the leader goes on with the others of its warp
@@ -173,13 +182,15 @@ def _block(parts: Parts) -> Callable[[Call], None]:
     return block
 
 
-def _pieces(parts: Parts) -> Any:
-    """First look at chunks first to last of a row, piece by piece."""
+def _first_look(parts: Parts) -> Any:
+    """First look at chunks first to last of a row: in one go if it is plain, else piece by piece."""
     keep, look, merged, nothing = parts.looks.keep, parts.looks.look, parts.looks.merged, parts.looks.nothing
-    wait = parts.together.wait
+    wait, plain, look_once = parts.together.wait, parts.plain, parts.looks.look_once
 
     @inline
-    def pieces(call: Call, row: Row, first, last, lane: Lane, o_target):
+    def first_look(call: Call, row: Row, first, last, lane: Lane, o_target):
+        if plain:
+            return look_once(call, row, share_of(lane, first, last))
         stats = nothing()
         while first < last:
             end = min(first + call.tile, last)
@@ -189,26 +200,30 @@ def _pieces(parts: Parts) -> Any:
                 stats = merged(call, stats, found)
             wait()  # the first warp has seen what the others left
             first = end
-        return stats
+        return stats, np.int64(0)
 
-    return pieces
+    return first_look
 
 
 def _online(parts: Parts) -> Callable[[Call], None]:
-    open_row, agreed, pieces, wait = parts.rows.open, _agreed(parts), _pieces(parts), parts.together.wait
-    write, target_of, store_one = parts.write, parts.target, parts.numbers.store_one
-    slot, number_bytes, plain = parts.slot, parts.number_bytes, parts.plain
+    open_row, agreed, first_look, wait = parts.rows.open, _agreed(parts), _first_look(parts), parts.together.wait
+    write, write_back, target_of, store_one = parts.write, parts.write_back, parts.target, parts.numbers.store_one
+    slot, number_bytes, plain, of_tile = parts.slot, parts.number_bytes, parts.plain, parts.tile
 
     def online(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
         row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
-        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), of_tile, slot, plain)
         target = target_of(call, row, leader)
         cuda.syncwarp()  # the leader goes on with the others of its warp
-        stats = pieces(call, row, np.int64(0), row.chunks, lane, target.o)
+        stats, tiles_end = first_look(call, row, np.int64(0), row.chunks, lane, target.o)
         plan = agreed(call, row, target, stats, True)
         if call.g != 0:
-            write(call, row, plan, share_of(lane, np.int64(0), row.chunks))
+            share = share_of(lane, np.int64(0), row.chunks)
+            if plain:
+                write_back(call, row, plan, share, tiles_end)
+            else:
+                write(call, row, plan, share)
             wait()
             if plan.target != 0:
                 store_one(plan.target, plan.at_target)
@@ -223,9 +238,9 @@ PLAIN_FIELDS = LINEAR
 
 
 def _part(parts: Parts) -> Callable[[Call], None]:
-    open_row, pieces, target_of = parts.rows.open, _pieces(parts), parts.target
-    put, whole, number_bytes, slot, plain = (
-        parts.rows.put_number, parts.maths.whole, parts.number_bytes, parts.slot, parts.plain,
+    open_row, first_look, target_of = parts.rows.open, _first_look(parts), parts.target
+    put, whole, number_bytes, slot, plain, of_tile = (
+        parts.rows.put_number, parts.maths.whole, parts.number_bytes, parts.slot, parts.plain, parts.tile,
     )  # fmt: skip
     n_fields = PLAIN_FIELDS if plain else STATS_FIELDS
 
@@ -235,10 +250,10 @@ def _part(parts: Parts) -> Callable[[Call], None]:
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
-        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), slot, plain)
+        lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), of_tile, slot, plain)
         o = target_of(call, row, leader).o
         cuda.syncwarp()  # as in _block
-        stats = pieces(call, row, first, last, lane, o)
+        stats, _ = first_look(call, row, first, last, lane, o)
         if leader:
             at, n = call.stats + row.number * call.parts * (n_fields * number_bytes), call.parts
             put(at, FIRST * n + mine, stats.first)
@@ -259,7 +274,9 @@ def _part(parts: Parts) -> Callable[[Call], None]:
 def _finish(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, write, store_one = parts.rows.open, _agreed(parts), parts.write, parts.numbers.store_one
     value, shift, merged = parts.looks.value, parts.looks.shift, parts.looks.merged
-    find, target_of, plain, slot = parts.rows.target, parts.ends.target, parts.plain, parts.slot
+    find, target_of, plain, slot, of_tile = (
+        parts.rows.target, parts.ends.target, parts.plain, parts.slot, parts.tile,
+    )  # fmt: skip
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
     number_bytes, zero, whole = parts.number_bytes, parts.maths.number(0.0), parts.maths.whole
     chunk_of, n_fields = parts.rows.chunk_of, PLAIN_FIELDS if plain else STATS_FIELDS
@@ -316,7 +333,7 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         mine = np.int64(cuda.blockIdx.y)
         first = mine * call.part
         last = min(first + call.part, row.chunks)
-        share = share_of(lane_in_block(0, slot, plain), first, last)
+        share = share_of(lane_in_block(0, of_tile, slot, plain), first, last)
         at = call.stats + row.number * call.parts * (n_fields * number_bytes)
         stats = all_parts(call, at, np.int64(cuda.threadIdx.x))
         target = target_of(call, find(call, row), load(at, TARGET * call.parts, zero))

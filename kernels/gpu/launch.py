@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .kernels import PLAIN_FIELDS, STATS_FIELDS, most_threads
-from .memory import CHUNK_BYTES, SECTOR_BYTES, TILE, Numbers, chunk_in_block, numbers
+from .memory import CHUNK_BYTES, SECTOR_BYTES, Numbers, chunk_in_block, numbers
 from .together import SHARED_FIELDS, WARP, WARP_BITS, scratch_bytes
 
 KIB = 1024
@@ -103,7 +103,8 @@ def choose(device: Device, dtype: str, plain: bool, n_rows: int, n_classes: int,
     choice = block(device, of_type, plain, n_rows, chunks)
     if choice.launches[0].shared_bytes <= shared_kib(device.capability)[1] * KIB:
         return choice
-    return online(of_type, plain, n_rows, chunks, most_threads("online", plain), _tile(device, of_type, plain))
+    threads = online_threads(of_type, plain, row_bytes)
+    return online(of_type, plain, n_rows, chunks, threads, 0 if plain else _tile(device, of_type, plain))
 
 
 def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
@@ -113,10 +114,10 @@ def chunks_of(of_type: Numbers, n_classes: int, align: int) -> int:
 
 def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
     """Lanes for a row: as many as leave each with a tile, but four where these have two chunks each."""
-    each_two, each_tile = ((-(-n_classes // (of_type.lanes * each)) - 1).bit_length() for each in (2, TILE))
+    each_two, each_tile = ((-(-n_classes // (of_type.lanes * each)) - 1).bit_length() for each in (2, of_type.tile))
     lane_bits = min(WARP_BITS, max(min(2, each_two), each_tile))
     chunks = chunks_of(of_type, n_classes, SECTOR_BYTES if lane_bits == WARP_BITS else CHUNK_BYTES)
-    threads = most_threads("warp", plain)
+    threads = most_threads("warp", plain, _double(of_type))
     rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
     launch = Launch("warp", (-(-n_rows // rows), 1), threads, rows * tile * chunk_in_block(of_type, plain))
     return Choice((launch,), plain, lane_bits, tile, 1, chunks, 0)
@@ -127,9 +128,9 @@ def block(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: in
     tile = _rounded_up(chunks, WARP)
     room = shared_kib(device.capability)[0] * KIB // (_shared_bytes(of_type, plain, 0, tile) + KIB)
     blocks = max(1, min(room, -(-n_rows // device.multiprocessors)))  # on a multiprocessor at a time
-    busy, needed = chunks // CHUNKS_A_THREAD, min(-(-THREADS_A_MULTIPROCESSOR // blocks), chunks // TILE)
+    busy, needed = chunks // CHUNKS_A_THREAD, min(-(-THREADS_A_MULTIPROCESSOR // blocks), chunks // of_type.tile)
     threads = max(WARP, busy // WARP * WARP, _rounded_up(needed, WARP))
-    threads = min(most_threads("block", plain), threads)
+    threads = min(most_threads("block", plain, _double(of_type)), threads)
     launch = Launch("block", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
     return Choice((launch,), plain, 5, tile, 1, chunks, 0)
 
@@ -153,11 +154,21 @@ def split(
 
 def _split(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: int, with_grad: bool) -> Choice:
     """Two blocks for each multiprocessor."""
-    threads = most_threads("part", plain)
+    threads = most_threads("part", plain, _double(of_type))
     wanted = min(MOST_PARTS, -(-2 * device.multiprocessors // n_rows))
-    part = _rounded_up(max(-(-chunks // wanted), threads * CHUNKS_A_PART), WARP * TILE)
-    tile = min(part, _tile(device, of_type, plain))
+    part = _rounded_up(max(-(-chunks // wanted), threads * CHUNKS_A_PART), WARP * of_type.tile)
+    tile = 0 if plain else min(part, _tile(device, of_type, plain))
     return split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
+
+
+def online_threads(of_type: Numbers, plain: bool, row_bytes: int) -> int:
+    """More for longer rows: a multiprocessor's 1,024 threads then have fewer rows for the caches to hold."""
+    most = most_threads("online", plain, _double(of_type))
+    return min(most, 256 if row_bytes <= 16 * KIB else 512 if row_bytes <= 64 * KIB else 1024)
+
+
+def _double(of_type: Numbers) -> bool:
+    return of_type.item == 8
 
 
 def _shared_bytes(of_type: Numbers, plain: bool, threads: int, tile: int) -> int:
@@ -170,7 +181,7 @@ def _rounded_up(n: int, step: int) -> int:
 
 def _tile(device: Device, of_type: Numbers, plain: bool) -> int:
     """Chunks of a piece: as many for each thread as leave room for two blocks (of each, 1 KiB is the system's)."""
-    threads = most_threads("online", plain)
+    threads = most_threads("online", plain, _double(of_type))
     room = shared_kib(device.capability)[0] * KIB // 2 - KIB - _shared_bytes(of_type, plain, threads, 0)
-    step = threads * (TILE if plain else 1)
+    step = threads * (of_type.tile if plain else 1)
     return max(1, room // (chunk_in_block(of_type, plain) * step)) * step

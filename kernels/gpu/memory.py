@@ -28,8 +28,6 @@ from .vector import I16, I32, I64, Vec, ir_of
 CHUNK_BYTES = 16
 SECTOR_BYTES = 32  # that memory moves at least
 
-# Chunks that a thread takes at once, so that several accesses are on their way at a time: a tile.
-TILE = 4
 WARP_BYTES = 32 * CHUNK_BYTES  # that a warp's threads access at once
 
 _GLOBAL, _SHARED = 1, 3  # LLVM's numbers of the address spaces
@@ -40,6 +38,7 @@ class Numbers(NamedTuple):
 
     item: int  # bytes of one in memory
     lanes: int  # in a chunk
+    tile: int  # chunks that a thread takes at once, so that several accesses are on their way at a time: a tile
     arithmetic: Any  # Numba's type of the arithmetic
     vector: Vec  # a chunk, widened
     none: Any  # () -> a vector of -inf
@@ -50,6 +49,7 @@ class Numbers(NamedTuple):
     widen: Any  # (as loaded) -> vector
     load_one: Any  # (address) -> number
     store: Any  # (address, distance, vector): a chunk, or a tile
+    store_past: Any  # likewise, to be the first that leaves the cache
     store_edge: Any  # (address of the row, stride, first class, number of classes, vector)
     store_one: Any  # (address, number)
     load_numbers: Any  # as load_edge for numbers of the arithmetic type, filler 0, as a vector
@@ -79,9 +79,10 @@ def numbers(dtype: str, pairs: bool = True) -> Numbers:
     vector = Vec(arithmetic, CHUNK_BYTES // item)
     lay = _SixteenBits(dtype, pairs) if item == 2 else _AsTheyAre(ir_of(arithmetic))
     raw = Vec(types.int32, 4) if item == 2 else vector
-    accesses = *_in_global(lay, arithmetic, raw, vector), *_in_shared(arithmetic, raw, vector)
+    tile = 2 if item == 2 else 4  # 16 numbers of float32: with more of them, 64 registers would not do
+    accesses = *_in_global(lay, arithmetic, raw, vector, tile), *_in_shared(arithmetic, raw, vector, tile)
     constants = _constant(vector, float("-inf")), _constant(vector, 0.0)
-    return Numbers(item, vector.lanes, arithmetic, vector, *constants, *accesses)
+    return Numbers(item, vector.lanes, tile, arithmetic, vector, *constants, *accesses)
 
 
 def _constant(vector: Vec, value: float) -> Any:
@@ -245,7 +246,7 @@ def _store_pieces(
         address = builder.add(address, step)
 
 
-def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
+def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec, tile: int) -> tuple[Any, ...]:
     item, element = CHUNK_BYTES // vector.lanes, lay.element
 
     @intrinsic
@@ -258,9 +259,9 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
     @intrinsic
     def load_tile(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return _load_pieces(builder, raw.ir, TILE, _GLOBAL, *args)
+            return _load_pieces(builder, raw.ir, tile, _GLOBAL, *args)
 
-        return Vec(raw.element, raw.lanes * TILE)(types.int64, types.int64), codegen
+        return Vec(raw.element, raw.lanes * tile)(types.int64, types.int64), codegen
 
     def elements(
         builder: ir.IRBuilder, ty: ir.Type, bytes_: int, row: ir.Value, stride: ir.Value, j: ir.Value, n: ir.Value
@@ -322,6 +323,23 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
         return types.void(long, long, value), codegen
 
     @intrinsic
+    def store_past(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
+        kind, size, n = ("d", 64, 2) if item == 8 else ("f" if item == 4 else "r", 32, 4)
+        registers = ", ".join(f"${i + 1}" for i in range(n))
+        assembly = f"st.global.cs.v{n}.b{size} [$0], {{{registers}}};"
+
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            address, distance, v = args
+            values = _lanes(builder, lay.narrow(builder, v))
+            of_chunk = ir.FunctionType(ir.VoidType(), [I64] + [values[0].type] * n)
+            for i in range(0, len(values), n):
+                builder.asm(of_chunk, assembly, f"l{f',{kind}' * n},~{{memory}}", [address, *values[i : i + n]], True)
+                address = builder.add(address, distance)
+            return context.get_dummy_value()
+
+        return types.void(long, long, value), codegen
+
+    @intrinsic
     def store_edge(typingctx: Any, row: Any, stride: Any, j: Any, n: Any, value: Vec) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             row, stride, j, n, vec = args
@@ -343,7 +361,7 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple
 
         return types.void(long, arithmetic), codegen
 
-    return load, load_tile, load_edge, widened, load_one, store, store_edge, store_one, load_numbers
+    return load, load_tile, load_edge, widened, load_one, store, store_past, store_edge, store_one, load_numbers
 
 
 @cache
@@ -395,7 +413,7 @@ def place_in_block(typingctx: Any, offset: types.Integer) -> Any:
     return types.int64(types.int64), codegen
 
 
-def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]:
+def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec, tile: int) -> tuple[Any, ...]:
     piece = ir.VectorType(ir_of(arithmetic), CHUNK_BYTES * 8 // arithmetic.bitwidth)
 
     @intrinsic
@@ -438,7 +456,7 @@ def _in_shared(arithmetic: types.Type, raw: Vec, vector: Vec) -> tuple[Any, ...]
         kept_raw,
         keep,
         keeping(1),
-        keeping(TILE),
+        keeping(tile),
         *_one_in_shared(arithmetic),
         *_two_in_shared(arithmetic),
         *_one_in_shared(types.int32),

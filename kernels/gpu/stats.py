@@ -19,7 +19,7 @@ from numba import cuda
 from .call import Call
 from .compile import inline
 from .maths import Maths
-from .memory import CHUNK_BYTES, TILE, WARP_BYTES, Numbers, chunk_in_block, place_in_block
+from .memory import CHUNK_BYTES, WARP_BYTES, Numbers, chunk_in_block, place_in_block
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .together import NOWHERE, WARP_BITS, Together
@@ -44,6 +44,9 @@ class Stats(NamedTuple):
     top_at: np.int32
 
 
+LAG = np.float64(32.0)  # added to that of a sum of 2**31 powers, still far from what float32 holds
+
+
 class Looks(NamedTuple):
     """The functions below."""
 
@@ -51,6 +54,7 @@ class Looks(NamedTuple):
     shift: Any  # (call, v) -> K and base of rows with that largest v
     keep: Any  # (call, row, share) -> the largest o among the thread's chunks, all of which are kept
     look: Any  # (call, row, share, largest o, o_target) -> Stats of all threads' chunks
+    look_once: Any  # (call, row, share) -> likewise, of a plain row that is not kept; and where whole tiles end
     merged: Any  # (call, a, b) -> Stats of two parts together
     nothing: Any  # () -> Stats of no class
 
@@ -68,9 +72,9 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     chunk_at, inside_of, spread_of, first_class = rows.chunk, rows.inside, rows.spread, rows.first_class
     keep_one, kept_one = numbers.keep_one, numbers.kept_one
     all_sums, all_places, wait = together.sums, together.sum_places, together.wait
-    all_largest, smallest_of_all = together.largest, together.smallest_place
+    all_largest, smallest_of_all, all_threads = together.largest, together.smallest_place, together.all_threads
     filler = number(-np.inf) if plain else zero
-    HALVES = chunk_in_block(numbers, plain) // CHUNK_BYTES
+    HALVES, of_tile = chunk_in_block(numbers, plain) // CHUNK_BYTES, numbers.tile
 
     @inline
     def value(call: Call, o):
@@ -150,7 +154,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         at, slot, highest = row.origin + share.offset, share.slots, -inf
         stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
         if plain:
-            end = min(stop, row.whole) - (TILE - 1) * apart
+            end = min(stop, row.whole) - (of_tile - 1) * apart
             while at < end:
                 v = widen(load_tile(at, apart))
                 keep(slot, WARP_BYTES, v)
@@ -159,7 +163,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         n = 0
         while at < stop:  # one by one: what is left, as a rule of a last tile that is not whole
             highest = larger(highest, take(call, row, (at - row.origin) >> CHUNK_BITS, slot))
-            further, more_slots = following(share, n)
+            further, more_slots = following(share, of_tile, n)
             at, slot, n = at + further, slot + more_slots, n + 1
         return highest
 
@@ -187,7 +191,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         def changed(call: Call, share: Share, magic, mark):
             slot, a, b = share.slots, zero, zero
             end = slot + HALVES * (share.left if block else share.left << (WARP_BITS - call.lane_bits))
-            while slot < end - HALVES * (TILE - 1) * WARP_BYTES:
+            while slot < end - HALVES * (of_tile - 1) * WARP_BYTES:
                 v, more_a, more_b = change(kept_tile(slot, WARP_BYTES), call, magic, mark)
                 keep(slot, WARP_BYTES, v)
                 slot, a, b = moved(slot, share.tile_slots), a + more_a, b + more_b
@@ -279,4 +283,53 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
             o_top, top, k_of, base, all_ties, all_rest, all_linear, all_spread, all_distance, above, nan_at, top_at
         )  # fmt: skip
 
-    return Looks(value, shift, keep_all, look_plain if plain else look_general, merged, nothing)
+    @inline
+    def take_in(call: Call, seen, v):
+        """What a thread has seen, with some more logits: the largest, its ties, the sum of the others' powers.
+
+        K is what suits the largest of some while ago, as powers may be as large as 2**LAG: a new one, by which all that
+        there is must be multiplied, is rare.
+        """
+        top, ties, rest, k_of, base = seen
+        highest = largest(v)
+        if highest > top:
+            rest = fma(ties, power(top - base, call.hi, call.lo, one - k_of), rest)
+            to_k, to_base = shift(call, highest)
+            if top == -inf:
+                k_of, base = to_k, to_base
+            elif to_base != base or to_k - k_of > LAG:
+                rest = rest * rescaled(call, k_of, base, to_k, to_base)
+                k_of, base = to_k, to_base
+            top, ties = highest, zero
+        if base != zero:
+            v = v - base
+        e = power(v, call.hi, call.lo, one - k_of)
+        at_top = v == top - base
+        return top, ties + total(where(at_top, unity, zero)), rest + total(where(at_top, zero, e)), k_of, base
+
+    @inline
+    def look_once(call: Call, row: Row, share: Share):
+        seen = -inf, zero, zero, zero, zero
+        at = row.origin + share.offset
+        stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
+        end = min(stop, row.whole) - (of_tile - 1) * apart
+        while at < end:
+            seen = take_in(call, seen, widen(load_tile(at, apart)))
+            at = moved(at, tile)
+        tiles_end, n = at, 0
+        while at < stop:  # one by one, as in keep_all
+            seen = take_in(call, seen, widen(chunk_at(call, row, (at - row.origin) >> CHUNK_BITS, filler)))
+            further, _ = following(share, of_tile, n)
+            at, n = at + further, n + 1
+        own_top, ties, rest, own_k, own_base = seen
+        top = all_threads.largest(own_top)
+        k_of, base = shift(call, top)
+        if own_top < top:
+            rest, ties = fma(ties, power(own_top - own_base, call.hi, call.lo, one - own_k), rest), zero
+        if own_top > -inf:
+            rest = rest * rescaled(call, own_k, own_base, k_of, base)
+        all_rest, all_ties = all_threads.sums(rest, ties)
+        found = Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
+        return found, tiles_end
+
+    return Looks(value, shift, keep_all, look_plain if plain else look_general, look_once, merged, nothing)

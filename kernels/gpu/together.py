@@ -32,11 +32,22 @@ class Together(NamedTuple):
     smallest_place: Any  # (a, bits), of 32-bit whole numbers
     sum_places: Any  # likewise
     wait: Any  # () until all are here and see what the others wrote; a block has to, from one reduction to the next
+    all_threads: Any  # AllThreads of a block, or None
+
+
+class AllThreads(NamedTuple):
+    """Reductions whose result every thread of a block knows: for few of them in a row, as they take more instructions.
+
+    Each has memory of its own, so that one may follow the other at once.
+    """
+
+    largest: Any  # (a)
+    sums: Any  # (a, b)
 
 
 def scratch_bytes(threads: int, number_bytes: int) -> int:
     """Bytes at the start of a block's memory for what its threads tell each other."""
-    return 8 * SHARED_FIELDS + 2 * threads * number_bytes
+    return 8 * SHARED_FIELDS + max(2 * threads, 3 * WARP) * number_bytes
 
 
 @inline
@@ -101,7 +112,7 @@ def together(numbers: Numbers, block: bool) -> Together:
             cuda.syncwarp()
 
         smallest, sum_places = among_lanes(_smaller_place, types.int32), among_lanes(_plus_places, types.int32)
-        return Together(sums, among_lanes(larger), smallest, sum_places, wait)
+        return Together(sums, among_lanes(larger), smallest, sum_places, wait, None)
 
     def in_first_warp(bytes_: int, combine: Any, exchanged: Any, keep: Any, kept: Any) -> Any:
         @inline
@@ -134,6 +145,43 @@ def together(numbers: Numbers, block: bool) -> Together:
     sum_of_two = in_first_warp(2 * item, _plus_two, two_exchanged, numbers.keep_two, numbers.kept_two)
     largest_of_block = in_first_warp(item, larger, number_exchanged, numbers.keep_one, numbers.kept_one)
 
+    def in_every_warp(first: int, bytes_: int, combine: Any, exchanged: Any, keep: Any, kept: Any, nothing: Any) -> Any:
+        @inline
+        def in_warp(value):
+            value = combine(value, exchanged(value, 16))
+            value = combine(value, exchanged(value, 8))
+            value = combine(value, exchanged(value, 4))
+            value = combine(value, exchanged(value, 2))
+            return combine(value, exchanged(value, 1))
+
+        @inline
+        def reduced(value):
+            thread = np.int64(cuda.threadIdx.x)
+            lane, at = thread & (WARP - 1), place_in_block(8 * SHARED_FIELDS + first)
+            value = in_warp(value)
+            if lane == 0:
+                keep(at + bytes_ * (thread >> WARP_BITS), value)
+            cuda.syncthreads()
+            value = nothing
+            if lane < np.int64(cuda.blockDim.x) >> WARP_BITS:
+                value = kept(at + bytes_ * lane)
+            return in_warp(value)
+
+        return reduced
+
+    number = np.float64 if item == 8 else np.float32
+    zero = number(0.0)
+    largest_of_all = in_every_warp(
+        0, item, larger, number_exchanged, numbers.keep_one, numbers.kept_one, number(-np.inf)
+    )
+    sums_of_all = in_every_warp(
+        WARP * item, 2 * item, _plus_two, two_exchanged, numbers.keep_two, numbers.kept_two, (zero, zero)
+    )
+
+    @inline
+    def sums_known_to_all(a, b):
+        return sums_of_all((a, b))
+
     def of_places(combine: Any) -> Any:
         reduced = in_first_warp(4, combine, exchange_of(types.int32, near=True), numbers.keep_place, numbers.kept_place)
 
@@ -155,4 +203,7 @@ def together(numbers: Numbers, block: bool) -> Together:
     def wait_for_block():
         cuda.syncthreads()
 
-    return Together(block_sums, block_largest, of_places(_smaller_place), of_places(_plus_places), wait_for_block)
+    all_threads = AllThreads(largest_of_all, sums_known_to_all)
+    return Together(
+        block_sums, block_largest, of_places(_smaller_place), of_places(_plus_places), wait_for_block, all_threads
+    )

@@ -202,7 +202,7 @@ def choice(name, dtype, plain, n_rows, n_classes, with_grad):
     chunks = launch.chunks_of(of_type, n_classes, SECTOR_BYTES)
     if name == "block":
         return launch.block(launch.Device((9, 0), 132), of_type, plain, n_rows, chunks)
-    threads, tile = 64, 256
+    threads, tile = 64, 0 if plain else 256  # (plain rows are kept nowhere)
     if name == "online":
         return launch.online(of_type, plain, n_rows, chunks, threads, tile)
     part = -(-chunks // 3)

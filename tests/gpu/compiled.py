@@ -20,7 +20,7 @@ def ptx_of(kernel, capability):
     """The text that is launched on devices of a compute capability."""
     return _kept(
         ("PTX", kernel.name, capability),
-        lambda: to_ptx(kernel.function, kernel.signature, capability, kernel.threads),
+        lambda: to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks),
     )
 
 
