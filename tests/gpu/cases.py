@@ -118,6 +118,7 @@ CHOSEN = {
         ("softmax", 1001, "apart", "warp-serial", 7, "int64"),
         ("logsumexp", 1001, "odd", "warp-reverse", "low", "int64"),
         ("lse given", 1, "dense", "warp-serial", "high", "uint8"),
+        ("scale", 33, "padded", "warp-reverse", None, "int64"),
     ),
     False: (
         ("everything", 0, "odd", "lockstep", None, "uint64"),
@@ -135,8 +136,8 @@ CHOSEN = {
 
 
 def longest(kernel, dtype):
-    """Rows of four rounds at least of all threads, which is what loops are unrolled to."""
-    of_four_bytes = MOST_OF_A_WARP if kernel == "warp" else CLASSES[-1]
+    """Rows of four rounds at least of all threads, which is what loops are unrolled to; or two tiles of each."""
+    of_four_bytes = {"warp": MOST_OF_A_WARP, "split": 2 * CLASSES[-1]}.get(kernel, CLASSES[-1])
     return of_four_bytes * (2 if dtype in ("float16", "bfloat16") else 1)
 
 
@@ -207,3 +208,17 @@ def choice(name, dtype, plain, n_rows, n_classes, with_grad):
         return launch.online(of_type, plain, n_rows, chunks, threads, tile)
     part = -(-chunks // 3)
     return launch.split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
+
+
+def choice_of_table(name, device, dtype, n_rows, n_classes):
+    """The launches of a kernel for plain rows as the launch table has them, whether or not it would choose them."""
+    of_type = numbers(dtype)
+    chunks = launch.chunks_of(of_type, n_classes, SECTOR_BYTES)
+    if name == "warp":
+        return launch.warp(of_type, True, n_rows, n_classes)
+    if name == "block":
+        return launch.block(device, of_type, True, n_rows, chunks)
+    if name == "online":
+        threads = launch.online_threads(of_type, True, n_classes * of_type.item)
+        return launch.online(of_type, True, n_rows, chunks, threads, 0)
+    return launch._split(device, of_type, True, n_rows, chunks, True)

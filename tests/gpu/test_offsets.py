@@ -188,7 +188,9 @@ def test_sums_over_many_rows(gpu, rng):
     gpu.options = {"blocks": [255]}
     totals._launch("weigh", 256, call, np.float32)
     found = partials.get()
-    assert found[sums.WEIGHT_SUM] == found[sums.ROW_SUM] == (y != 3).sum()  # (bad targets count: only ignored ones do not)
+    assert (
+        found[sums.WEIGHT_SUM] == found[sums.ROW_SUM] == (y != 3).sum()
+    )  # (bad targets count: only ignored ones do not)
     assert found[sums.BAD_ROW].view(np.int64) == 255 * share + np.argmax(y == 4)
     totals._launch("add", 256, call, np.float32)
     np.testing.assert_allclose(partials.get()[0], losses.astype(float).sum(), rtol=1e-14)
