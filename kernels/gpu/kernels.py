@@ -86,7 +86,7 @@ class Parts:
         self.together = together_of(self.numbers, block=name != "warp")
         self.looks = looks_of(self.numbers, self.maths, self.rows, self.together, plain, block=name != "warp")
         self.ends = finishing(self.maths, self.rows, self.looks, plain)
-        in_block = name in ("warp", "block")
+        in_block = name == "block" or name == "warp" and not plain
         self.write, self.write_back = writing(self.numbers, self.maths, self.rows, self.looks, plain, in_block)
         self.slot, self.tile = chunk_in_block(self.numbers, plain), self.numbers.tile
         self.number_bytes = self.numbers.arithmetic.bitwidth // 8
@@ -109,7 +109,8 @@ class Parts:
 
 def _warp(parts: Parts) -> Callable[[Call], None]:
     open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
-    keep, look, finish, write = parts.looks.keep, parts.looks.look, parts.ends.finish, parts.write
+    keep, look, look_once = parts.looks.keep, parts.looks.look, parts.looks.look_once
+    finish, write, plain = parts.ends.finish, parts.write, parts.plain
     target_of, store_one, of_tile = parts.target, parts.numbers.store_one, parts.tile
 
     def warp(call: Call) -> None:
@@ -119,7 +120,10 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
         row = open_row(call, number, there, SECTOR_BYTES if bits == WARP_BITS else CHUNK_BYTES)
         share = share_of(lane_in_warp(bits, of_tile, call.tile, slot), np.int64(0), row.chunks)
         target = target_of(call, row, True)
-        stats = look(call, row, share, keep(call, row, share), target.o)
+        if plain:
+            stats, _ = look_once(call, row, share)
+        else:
+            stats = look(call, row, share, keep(call, row, share), target.o)
         leader = there and thread & ((1 << bits) - 1) == 0
         plan = finish(call, row, target, stats, leader)
         wait()  # every lane has read the target's logit before anything is overwritten

@@ -119,7 +119,8 @@ def warp(of_type: Numbers, plain: bool, n_rows: int, n_classes: int) -> Choice:
     chunks = chunks_of(of_type, n_classes, SECTOR_BYTES if lane_bits == WARP_BITS else CHUNK_BYTES)
     threads = most_threads("warp", plain, _double(of_type))
     rows, tile = threads >> lane_bits, _rounded_up(chunks, 1 << lane_bits)
-    launch = Launch("warp", (-(-n_rows // rows), 1), threads, rows * tile * chunk_in_block(of_type, plain))
+    shared_bytes = 0 if plain else rows * tile * chunk_in_block(of_type, plain)
+    launch = Launch("warp", (-(-n_rows // rows), 1), threads, shared_bytes)
     return Choice((launch,), plain, lane_bits, tile, 1, chunks, 0)
 
 

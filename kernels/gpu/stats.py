@@ -72,7 +72,8 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
     chunk_at, inside_of, spread_of, first_class = rows.chunk, rows.inside, rows.spread, rows.first_class
     keep_one, kept_one = numbers.keep_one, numbers.kept_one
     all_sums, all_places, wait = together.sums, together.sum_places, together.wait
-    all_largest, smallest_of_all, all_threads = together.largest, together.smallest_place, together.all_threads
+    all_largest, smallest_of_all = together.largest, together.smallest_place
+    largest_known_to_all, sums_known_to_all = together.all_threads
     filler = number(-np.inf) if plain else zero
     HALVES, of_tile = chunk_in_block(numbers, plain) // CHUNK_BYTES, numbers.tile
 
@@ -322,13 +323,13 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
             further, _ = following(share, of_tile, n)
             at, n = at + further, n + 1
         own_top, ties, rest, own_k, own_base = seen
-        top = all_threads.largest(own_top)
+        top = largest_known_to_all(own_top, call.lane_bits)
         k_of, base = shift(call, top)
         if own_top < top:
             rest, ties = fma(ties, power(own_top - own_base, call.hi, call.lo, one - own_k), rest), zero
         if own_top > -inf:
             rest = rest * rescaled(call, own_k, own_base, k_of, base)
-        all_rest, all_ties = all_threads.sums(rest, ties)
+        all_rest, all_ties = sums_known_to_all(rest, ties, call.lane_bits)
         found = Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
         return found, tiles_end
 

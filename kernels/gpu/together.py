@@ -24,6 +24,16 @@ SHARED_FIELDS = 8  # numbers of 8 bytes at the start of a block's memory, from o
 NOWHERE = np.int32(2**31 - 1)  # beyond every place
 
 
+class AllThreads(NamedTuple):
+    """Reductions whose result all threads of a row know: in a block, at the price of shuffles in every warp.
+
+    Each has memory of its own, so that one may follow the other at once.
+    """
+
+    largest: Any  # (a, bits)
+    sums: Any  # (a, b, bits)
+
+
 class Together(NamedTuple):
     """Reductions over the threads of a row: ``2**bits`` lanes of a warp, or the block, for its first warp."""
 
@@ -32,17 +42,7 @@ class Together(NamedTuple):
     smallest_place: Any  # (a, bits), of 32-bit whole numbers
     sum_places: Any  # likewise
     wait: Any  # () until all are here and see what the others wrote; a block has to, from one reduction to the next
-    all_threads: Any  # AllThreads of a block, or None
-
-
-class AllThreads(NamedTuple):
-    """Reductions whose result every thread of a block knows: for few of them in a row, as they take more instructions.
-
-    Each has memory of its own, so that one may follow the other at once.
-    """
-
-    largest: Any  # (a)
-    sums: Any  # (a, b)
+    all_threads: AllThreads
 
 
 def scratch_bytes(threads: int, number_bytes: int) -> int:
@@ -112,7 +112,8 @@ def together(numbers: Numbers, block: bool) -> Together:
             cuda.syncwarp()
 
         smallest, sum_places = among_lanes(_smaller_place, types.int32), among_lanes(_plus_places, types.int32)
-        return Together(sums, among_lanes(larger), smallest, sum_places, wait, None)
+        lanes_largest = among_lanes(larger)
+        return Together(sums, lanes_largest, smallest, sum_places, wait, AllThreads(lanes_largest, sums))
 
     def in_first_warp(bytes_: int, combine: Any, exchanged: Any, keep: Any, kept: Any) -> Any:
         @inline
@@ -179,7 +180,11 @@ def together(numbers: Numbers, block: bool) -> Together:
     )
 
     @inline
-    def sums_known_to_all(a, b):
+    def largest_known_to_all(a, bits):
+        return largest_of_all(a)
+
+    @inline
+    def sums_known_to_all(a, b, bits):
         return sums_of_all((a, b))
 
     def of_places(combine: Any) -> Any:
@@ -203,7 +208,7 @@ def together(numbers: Numbers, block: bool) -> Together:
     def wait_for_block():
         cuda.syncthreads()
 
-    all_threads = AllThreads(largest_of_all, sums_known_to_all)
+    all_threads = AllThreads(largest_known_to_all, sums_known_to_all)
     return Together(
         block_sums, block_largest, of_places(_smaller_place), of_places(_plus_places), wait_for_block, all_threads
     )
