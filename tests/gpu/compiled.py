@@ -1,12 +1,42 @@
-"""Kernels compiled once for all tests of a process, as it takes longer than most of them."""
+"""Kernels compiled once, as it takes longer than most tests: kept for all of a process, and on disk for the next one.
 
+What is on disk is of these sources, and of these versions of compiler and assembler, as what a user has there is.
+"""
+
+import pickle
+import zlib
 from functools import cache
 
-from fastce.kernels.gpu import compile as _compile
+from fastce.kernels.files import Files
+from fastce.kernels.gpu import saved
+from fastce.kernels.gpu.compile import to_machine_code, to_ptx
 
-to_ptx = cache(_compile.to_ptx)
+_of_users = saved._files()
+_files = Files(_of_users.folder, "tests", _of_users.stamp) if _of_users else None
 
 
+@cache
 def ptx_of(kernel, capability):
     """The text that is launched on devices of a compute capability."""
-    return to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks)
+    return _kept(
+        ("PTX", kernel.name, capability),
+        lambda: to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks),
+    )
+
+
+@cache
+def machine_code_of(kernel, capability):
+    """What is loaded there, and the assembler's report."""
+    return _kept(
+        ("machine code", kernel.name, capability), lambda: to_machine_code(ptx_of(kernel, capability), capability)
+    )
+
+
+def _kept(key, make):
+    found = _files and _files.load(key)
+    if found is not None:
+        return pickle.loads(zlib.decompress(found))
+    made = make()
+    if _files:
+        _files.save(key, zlib.compress(pickle.dumps(made), level=1))
+    return made

@@ -4,7 +4,7 @@ interpreted.
     with standin.installed() as gpu:              # `import cupy` gives the stand-in, until the end
         x = gpu.put(np.ones((3, 5), np.float32))  # an array of the current device
         fastce.logsumexp(x).get()
-        gpu.launches                              # what was launched: kernel, device, stream, counters
+        gpu.launches                              # what was launched: text, device, stream, counters
         gpu.waits, gpu.copies                     # how often something waited for the device, or was copied to it
 
         with stream:
@@ -41,7 +41,7 @@ OF_CUPY = (
 class Launched:
     """One launch."""
 
-    kernel: str
+    ptx: str
     device: int
     stream: object
     grid: tuple
@@ -92,14 +92,14 @@ class Gpu:
         """Put work on the stream."""
         what() if self.captured is None else self.captured.append(what)
 
-    def run(self, kernel, ptx, grid, threads, arguments, shared_bytes):
+    def run(self, ptx, grid, threads, arguments, shared_bytes):
         device, stream = self.current[-1], self.streams[-1]
 
         def now():
             counters = launch(
                 ptx, grid, threads, list(arguments), memory=self.memory, shared_bytes=shared_bytes, **self.options
             )
-            self.launches.append(Launched(kernel, device, stream, grid, threads[0], counters))
+            self.launches.append(Launched(ptx, device, stream, grid, threads[0], counters))
 
         self.do(now)
 

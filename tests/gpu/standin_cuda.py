@@ -81,8 +81,8 @@ class Function:
 
     WITHOUT_ASKING = 48 * 1024
 
-    def __init__(self, gpu, name, ptx):
-        self.gpu, self.name, self.ptx, self.ptr = gpu, name, ptx, self
+    def __init__(self, gpu, ptx):
+        self.gpu, self.ptx, self.ptr = gpu, ptx, self
         self.device, self.most = gpu.current[-1], self.WITHOUT_ASKING
 
     def __call__(self, grid, block, arguments, shared_mem=0):
@@ -90,7 +90,7 @@ class Function:
         assert shared_mem <= self.most, "more shared memory than was asked for"
         parameters = load(self.ptx).kernel.params.values()
         arguments = [ctypes.string_at(a.address, p.size) for a, p in zip(arguments, parameters, strict=True)]
-        self.gpu.run(self.name, self.ptx, grid, block, arguments, shared_mem)
+        self.gpu.run(self.ptx, grid, block, arguments, shared_mem)
 
 
 class Module:
@@ -104,7 +104,8 @@ class Module:
         self.code = code.decode()
 
     def get_function(self, name):
-        return Function(self.gpu, name, self.code)
+        assert f".entry {name}(" in self.code
+        return Function(self.gpu, self.code)
 
 
 def set_attribute(function, attribute, value):

@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.kernels.gpu import kernels, layout, sums
-from fastce.kernels.gpu.compile import entry_of, to_machine_code
+from fastce.kernels.gpu.compile import entry_of
 
-from .compiled import ptx_of
+from .compiled import machine_code_of, ptx_of
 
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 # What the interpreter runs of each of these stands for all of it: the instructions are the same.
@@ -34,8 +34,7 @@ REGISTERS = {
 
 def compiled(kernel, capability):
     """The PTX and the assembler's report."""
-    ptx = ptx_of(kernel, capability)
-    code, report = to_machine_code(ptx, capability)
+    ptx, (code, report) = ptx_of(kernel, capability), machine_code_of(kernel, capability)
     assert code[:4] == b"\x7fELF"
     assert entry_of(ptx).encode() in code
     return ptx, report

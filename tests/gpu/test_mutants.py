@@ -65,8 +65,7 @@ class Checked:
         finally:
             self.monkeypatch.setattr(saved, "code_of", own)
             self.launches._loaded.pop((self.number, self.kernel.name), None)
-        name = saved.entry_of(text)
-        counters = [launched.counters for launched in self.gpu.launches if launched.kernel == name]
+        counters = [launched.counters for launched in self.gpu.launches if launched.ptx == text]
         for more in counters[1:]:
             counters[0] += more
         return Outcome(counters[0], b"".join(array.get().tobytes() for array in results))
@@ -104,7 +103,7 @@ class CheckedSums(Checked):
     def __init__(self, gpu, monkeypatch, name, dtype):
         from fastce.kernels.gpu import scale, totals
 
-        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype)}
+        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype, True)}
         super().__init__(gpu, monkeypatch, others[name]() if name in others else sums.kernel(name, dtype))
         monkeypatch.setattr(sums, "ROWS_A_BLOCK", 2 * sums.THREADS)
         self.totals, self.dtype, self.check = totals, np.dtype(dtype), getattr(self, name)
@@ -204,13 +203,14 @@ KINDS = ("barrier", "bound", "mask", "distance", "access")
 PARTS = {"warp": "warp", "block": "block", "online": "online", "part": "split", "finish": "split"}
 
 # How many mutants nobody notices, and why nobody could.
-# Barriers: before a block's first reduction, there is none whose results are still to be read; and what `finish` merges
-# lies elsewhere than what it agrees on.
+# Barriers: before a block's first reduction, there is none whose results are still to be read; what `finish` merges lies
+# elsewhere than what it agrees on; and where a block's first warp meets again, its lanes read nothing of each other.
 # Bounds: a thread looks at its first chunk a second time, which changes no maximum.
 # Accesses: what plain kernels leave of a part is, but for the first three numbers, the same constant.
 UNNOTICED = {
     "warp": {"bound": 2},
     "block": {"barrier": 1},
+    "online": {"barrier": 1},
     "part": {"barrier": 1, "bound": 2},
     "finish": {"barrier": 1, "access": 6},
 }

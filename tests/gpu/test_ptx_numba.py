@@ -55,10 +55,11 @@ def test_softmax(rng, run, name, capability, fastmath):
     ptx = compiled(name, capability, fastmath)
     for shape in SHAPES:
         x = (rng.normal(size=shape) * 3).astype(np.float32)
-        for schedule in SCHEDULES:
-            run(ptx, x, schedule=schedule, error=1)
-        run(ptx, x, error="high")
-        run(ptx, x, error="low")
+        run(ptx, x, error=1)
+    for schedule in SCHEDULES:  # of the last, whose warps have most to do
+        run(ptx, x, schedule=schedule, error=1)
+    run(ptx, x, error="high")
+    run(ptx, x, error="low")
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
