@@ -109,9 +109,12 @@ def name_of(dtype: Any) -> str:
     return name
 
 
-def address(array: Any) -> Any:
+def address(array: Any) -> int:
     """Where an array begins, 0 for none."""
-    return 0 if array is None else array.data.ptr
+    if array is None:
+        return 0
+    at: int = array.data.ptr
+    return at
 
 
 def rows_of(array: Any, keep: list[Any]) -> tuple[int, int, int, int]:
