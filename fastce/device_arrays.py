@@ -65,9 +65,9 @@ class Arguments:
             return None
         array = beside(self._first, self.array, name, out)
         check_place(name, array, shape, dtype)
-        near = {other: _shadow(a) for other, a in self._given.items() if cupy.may_share_memory(array, a)}
-        if near:
-            shares_memory(_shadow(array), name, near, in_place)
+        for other, a in self._given.items():
+            if cupy.may_share_memory(array, a) and not (a is array and other == in_place):
+                shares_memory(_shadow(array), name, {other: _shadow(a)}, in_place)
         self._given[name] = array
         return array
 
