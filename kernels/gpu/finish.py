@@ -48,7 +48,7 @@ class Finish(NamedTuple):
     """The functions below."""
 
     target: Any  # (call, y, o) -> Target
-    finish: Any  # (call, row, target, stats, leader) -> Plan; the leader writes what a row has one of
+    finish: Any  # (call, row, target, stats, exact, leader) -> Plan; the leader writes what a row has one of
 
 
 @cache
@@ -58,6 +58,7 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
     zero, one, inf, nan, most = number(0.0), number(1.0), number(np.inf), number(np.nan), number(87.0)
     log2e = number(LOG2E)
     log2e_rest = number(LOG2E - float(log2e) + LOG2E_REST)
+    quick_power = maths.quick_power
     number_at, put_number, value = rows.number_at, rows.put_number, looks.value
 
     @inline
@@ -91,15 +92,15 @@ def finishing(maths: Maths, rows: Rows, looks: Looks, plain: bool) -> Finish:
                 _store_long(call.rank + 8 * i, np.int64(0) if t.y < 0 else np.int64(s.above))
 
     @inline
-    def finish(call: Call, row: Row, t: Target, s: Stats, leader):
+    def finish(call: Call, row: Row, t: Target, s: Stats, exact, leader):
         has_target, ignored = t.y >= 0, t.y == IGNORED
         magic = one_bits - s.power
-        e_top = power(s.top - s.base, call.hi, call.lo, magic)
+        e_top = power(s.top - s.base, call.hi, call.lo, magic) if exact else quick_power(s.top, call.hi, s.power)
         total = fma(s.ties, e_top, s.rest)
         others_at_top = fma(s.ties - one, e_top, s.rest)  # all but one of the largest
         e_y, others = zero, total
         if has_target:
-            e_y = power(t.v - s.base, call.hi, call.lo, magic)
+            e_y = power(t.v - s.base, call.hi, call.lo, magic) if exact else quick_power(t.v, call.hi, s.power)
             others = others_at_top if t.v == s.top else total - e_y
         bad = zero if total > zero and t.y != BAD else nan  # neither NaN, nor all -inf
         # log(total) less the largest z: of a row that is sure of it, to the last digits

@@ -22,7 +22,7 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
 
     ``in_block``: the row lies in the block's memory, with ``plain`` as powers; else it is read again.
     """
-    number, power, one_bits = maths.number, maths.power, maths.one
+    number, power, quick_power, one_bits = maths.number, maths.power, maths.quick_power, maths.one
     zero, one = number(0.0), number(1.0)
     widen, zeros, load_tile, store, store_past, of_tile = (
         numbers.widen, numbers.zeros, numbers.load_tile, numbers.store, numbers.store_past, numbers.tile,
@@ -32,9 +32,11 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     inside_of, spread_of, value = rows.inside, rows.spread, looks.value
 
     @inline
-    def gradient(call: Call, row: Row, plan: Plan, k, o, spreads):
+    def gradient(call: Call, row: Row, plan: Plan, k, o, spreads, exact):
         """Of a chunk, or in plain kernels a tile; ``o``: its logits."""
         if plain:
+            if not exact:
+                return quick_power(o, call.hi, plan.power) * plan.factor
             return power(o - plan.base, call.hi, call.lo, one_bits - plan.power) * plan.factor
         v = value(call, o * call.order)
         if call.kind == LOG_SOFTMAX:
@@ -48,24 +50,24 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
         return d
 
     @inline
-    def of_chunk(call: Call, row: Row, plan: Plan, k, slot, spreads):
+    def of_chunk(call: Call, row: Row, plan: Plan, k, slot, spreads, exact):
         if plain and in_block:
             return kept(slot, WARP_BYTES) * plan.factor
         raw = kept_raw(slot) if in_block else chunk_at(call, row, k, zero)
-        return gradient(call, row, plan, k, widen(raw), spreads)
+        return gradient(call, row, plan, k, widen(raw), spreads, exact)
 
     @inline
-    def write_chunks(call: Call, row: Row, plan: Plan, at, stop, origin, slot, share: Share, fills, spreads):
+    def write_chunks(call: Call, row: Row, plan: Plan, at, stop, origin, slot, share: Share, fills, spreads, exact):
         """One by one: see stats.keep_all."""
         filler, n = zeros() + plan.filler, 0
         while at < stop:
             k = (at - origin) >> CHUNK_BITS
-            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, k, slot, spreads))
+            put_chunk(call, row, k, filler if fills else of_chunk(call, row, plan, k, slot, spreads, exact))
             further, more_slots = following(share, of_tile, n)
             at, slot, n = at + further, slot + more_slots, n + 1
 
     @inline
-    def write(call: Call, row: Row, plan: Plan, share: Share):
+    def write(call: Call, row: Row, plan: Plan, share: Share, exact):
         fills, spreads = plan.filler != one, False
         if not plain:
             spreads = call.q != 0 or call.share != zero
@@ -80,23 +82,30 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
                 if in_block:
                     d = kept_tile(slot, WARP_BYTES) * plan.factor
                 else:
-                    d = gradient(call, row, plan, 0, widen(load_tile(at + distance, apart)), False)
+                    d = gradient(call, row, plan, 0, widen(load_tile(at + distance, apart)), False, exact)
                 store(at, apart, d)
                 at, slot = moved(at, tile), slot + share.tile_slots
-        write_chunks(call, row, plan, at, stop, origin, slot, share, fills, spreads)
+        write_chunks(call, row, plan, at, stop, origin, slot, share, fills, spreads, exact)
 
     @inline
-    def write_back(call: Call, row: Row, plan: Plan, share: Share, tiles_end):
+    def write_tiles_back(call: Call, row: Row, plan: Plan, share: Share, at, first, exact):
+        apart, distance = CHUNK_BYTES * share.apart, row.x - row.g
+        while at >= first:
+            store_past(at, apart, gradient(call, row, plan, 0, widen(load_tile(at + distance, apart)), False, exact))
+            at = moved(at, -CHUNK_BYTES * share.step)
+
+    @inline
+    def write_back(call: Call, row: Row, plan: Plan, share: Share, tiles_end, exact):
         """From the end, where the caches still hold what was read last, to the start; plain rows only."""
         distance, tile = row.x - row.g, CHUNK_BYTES * share.step
         origin = row.origin - distance
         first, fills = origin + share.offset, plan.filler != one
         at = first if fills or row.writable == 0 else tiles_end - distance
-        write_chunks(call, row, plan, at, first + share.left, origin, share.slots, share, fills, False)
+        write_chunks(call, row, plan, at, first + share.left, origin, share.slots, share, fills, False, exact)
         at -= tile
-        while at >= first:
-            d = gradient(call, row, plan, 0, widen(load_tile(at + distance, CHUNK_BYTES * share.apart)), False)
-            store_past(at, CHUNK_BYTES * share.apart, d)
-            at = moved(at, -tile)
+        if exact:
+            write_tiles_back(call, row, plan, share, at, first, True)
+        else:
+            write_tiles_back(call, row, plan, share, at, first, False)
 
     return write, write_back

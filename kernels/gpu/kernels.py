@@ -90,28 +90,37 @@ class Parts:
         self.write, self.write_back = writing(self.numbers, self.maths, self.rows, self.looks, plain, in_block)
         self.slot, self.tile = chunk_in_block(self.numbers, plain), self.numbers.tile
         self.number_bytes = self.numbers.arithmetic.bitwidth // 8
-        self.target = self._target()
+        self.targets = self._targets()
 
-    def _target(self) -> Any:
+    def _targets(self) -> tuple[Any, Any]:
+        """Functions that give a row's target: (call, row, leader) -> number; (call, row, leader, number) -> Target.
+
+        The number is to be on its way while the row is looked at; the logit is then in a cache. In plain kernels, nobody
+        but the leader needs either: each read is one more of the row.
+        """
         load_one, zero, plain = self.numbers.load_one, self.maths.number(0.0), self.plain
-        find, target_of = self.rows.target, self.ends.target
+        number_of, find, target_of = self.rows.target_number, self.rows.target, self.ends.target
 
         @inline
-        def target(call: Call, row: Row, leader):
-            """A row's target. In plain kernels, nobody but the leader needs it: each read is one more of the row."""
+        def number(call: Call, row: Row, leader):
+            return np.int64(0) if plain and not leader else number_of(call, row)
+
+        @inline
+        def target(call: Call, row: Row, leader, number):
             if plain and not leader:
                 return Target(np.int64(NO_TARGET), zero, zero, zero)
-            y = find(call, row)
+            y = find(call, row, number)
             return target_of(call, y, load_one(row.x + y * call.x_stride) * call.order if y >= 0 else zero)
 
-        return target
+        return number, target
 
 
 def _warp(parts: Parts) -> Callable[[Call], None]:
     open_row, wait, slot = parts.rows.open, parts.together.wait, parts.slot
     keep, look, look_once = parts.looks.keep, parts.looks.look, parts.looks.look_once
     finish, write, plain = parts.ends.finish, parts.write, parts.plain
-    target_of, store_one, of_tile = parts.target, parts.numbers.store_one, parts.tile
+    number_of, target_of = parts.targets
+    store_one, of_tile = parts.numbers.store_one, parts.tile
 
     def warp(call: Call) -> None:
         thread, bits = np.int64(cuda.threadIdx.x), call.lane_bits
@@ -119,16 +128,18 @@ def _warp(parts: Parts) -> Callable[[Call], None]:
         there = number < call.n_rows
         row = open_row(call, number, there, SECTOR_BYTES if bits == WARP_BITS else CHUNK_BYTES)
         share = share_of(lane_in_warp(bits, of_tile, call.tile, slot), np.int64(0), row.chunks)
-        target = target_of(call, row, True)
+        number = number_of(call, row, True)
         if plain:
-            stats, _ = look_once(call, row, share)
+            stats, _, exact = look_once(call, row, share)
+            target = target_of(call, row, True, number)
         else:
+            exact, target = True, target_of(call, row, True, number)
             stats = look(call, row, share, keep(call, row, share), target.o)
         leader = there and thread & ((1 << bits) - 1) == 0
-        plan = finish(call, row, target, stats, leader)
+        plan = finish(call, row, target, stats, exact, leader)
         wait()  # every lane has read the target's logit before anything is overwritten
         if call.g != 0:
-            write(call, row, plan, share)
+            write(call, row, plan, share, exact)
             wait()
             if leader and plan.target != 0:
                 store_one(plan.target, plan.at_target)
@@ -142,10 +153,10 @@ def _agreed(parts: Parts) -> Any:
     keep_one, kept_one, zero = parts.numbers.keep_one, parts.numbers.kept_one, parts.maths.number(0.0)
 
     @inline
-    def agreed(call: Call, row: Row, target: Target, stats: Stats, leader):
+    def agreed(call: Call, row: Row, target: Target, stats: Stats, exact, leader):
         at, at_target, place = place_in_block(0), zero, np.int64(0)
         if cuda.threadIdx.x == 0:
-            plan = finish(call, row, target, stats, leader)
+            plan = finish(call, row, target, stats, exact, leader)
             at_target, place = plan.at_target, plan.target
             keep_one(at + 8, plan.power)
             keep_one(at + 16, plan.base)
@@ -165,7 +176,8 @@ def _agreed(parts: Parts) -> Any:
 def _block(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, wait = parts.rows.open, _agreed(parts), parts.together.wait
     keep, look, write = parts.looks.keep, parts.looks.look, parts.write
-    target_of, store_one = parts.target, parts.numbers.store_one
+    number_of, target_of = parts.targets
+    store_one = parts.numbers.store_one
     slot, number_bytes, plain, of_tile = parts.slot, parts.number_bytes, parts.plain, parts.tile
 
     def block(call: Call) -> None:
@@ -173,12 +185,14 @@ def _block(parts: Parts) -> Callable[[Call], None]:
         row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), of_tile, slot, plain)
         share = share_of(lane, np.int64(0), row.chunks)
-        target = target_of(call, row, leader)
+        number = number_of(call, row, leader)
+        highest = keep(call, row, share)
+        target = target_of(call, row, leader, number)
         cuda.syncwarp()  # the leader goes on with the others of its warp
-        stats = look(call, row, share, keep(call, row, share), target.o)
-        plan = agreed(call, row, target, stats, True)
+        stats = look(call, row, share, highest, target.o)
+        plan = agreed(call, row, target, stats, True, True)
         if call.g != 0:
-            write(call, row, plan, share)
+            write(call, row, plan, share, True)
             wait()
             if plan.target != 0:
                 store_one(plan.target, plan.at_target)
@@ -186,15 +200,13 @@ def _block(parts: Parts) -> Callable[[Call], None]:
     return block
 
 
-def _first_look(parts: Parts) -> Any:
-    """First look at chunks first to last of a row: in one go if it is plain, else piece by piece."""
+def _pieces(parts: Parts) -> Any:
+    """First look at chunks first to last of a row, piece by piece."""
     keep, look, merged, nothing = parts.looks.keep, parts.looks.look, parts.looks.merged, parts.looks.nothing
-    wait, plain, look_once = parts.together.wait, parts.plain, parts.looks.look_once
+    wait = parts.together.wait
 
     @inline
-    def first_look(call: Call, row: Row, first, last, lane: Lane, o_target):
-        if plain:
-            return look_once(call, row, share_of(lane, first, last))
+    def pieces(call: Call, row: Row, first, last, lane: Lane, o_target):
         stats = nothing()
         while first < last:
             end = min(first + call.tile, last)
@@ -204,30 +216,37 @@ def _first_look(parts: Parts) -> Any:
                 stats = merged(call, stats, found)
             wait()  # the first warp has seen what the others left
             first = end
-        return stats, np.int64(0)
+        return stats
 
-    return first_look
+    return pieces
 
 
 def _online(parts: Parts) -> Callable[[Call], None]:
-    open_row, agreed, first_look, wait = parts.rows.open, _agreed(parts), _first_look(parts), parts.together.wait
-    write, write_back, target_of, store_one = parts.write, parts.write_back, parts.target, parts.numbers.store_one
+    open_row, agreed, wait = parts.rows.open, _agreed(parts), parts.together.wait
+    pieces, look_once = _pieces(parts), parts.looks.look_once
+    write, write_back, store_one = parts.write, parts.write_back, parts.numbers.store_one
+    number_of, target_of = parts.targets
     slot, number_bytes, plain, of_tile = parts.slot, parts.number_bytes, parts.plain, parts.tile
 
     def online(call: Call) -> None:
         leader = cuda.threadIdx.x == 0
         row = open_row(call, np.int64(cuda.blockIdx.x), True, SECTOR_BYTES)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), of_tile, slot, plain)
-        target = target_of(call, row, leader)
-        cuda.syncwarp()  # the leader goes on with the others of its warp
-        stats, tiles_end = first_look(call, row, np.int64(0), row.chunks, lane, target.o)
-        plan = agreed(call, row, target, stats, True)
+        number = number_of(call, row, leader)
+        if plain:
+            stats, tiles_end, exact = look_once(call, row, share_of(lane, np.int64(0), row.chunks))
+            target = target_of(call, row, leader, number)
+        else:
+            target = target_of(call, row, leader, number)
+            stats = pieces(call, row, np.int64(0), row.chunks, lane, target.o)
+            tiles_end, exact = np.int64(0), True
+        plan = agreed(call, row, target, stats, exact, True)
         if call.g != 0:
             share = share_of(lane, np.int64(0), row.chunks)
             if plain:
-                write_back(call, row, plan, share, tiles_end)
+                write_back(call, row, plan, share, tiles_end, exact)
             else:
-                write(call, row, plan, share)
+                write(call, row, plan, share, True)
             wait()
             if plan.target != 0:
                 store_one(plan.target, plan.at_target)
@@ -242,7 +261,8 @@ PLAIN_FIELDS = LINEAR
 
 
 def _part(parts: Parts) -> Callable[[Call], None]:
-    open_row, first_look, target_of = parts.rows.open, _first_look(parts), parts.target
+    open_row, pieces, look_exactly = parts.rows.open, _pieces(parts), parts.looks.look_exactly
+    number_of, target_of = parts.targets
     put, whole, number_bytes, slot, plain, of_tile = (
         parts.rows.put_number, parts.maths.whole, parts.number_bytes, parts.slot, parts.plain, parts.tile,
     )  # fmt: skip
@@ -255,9 +275,13 @@ def _part(parts: Parts) -> Callable[[Call], None]:
         first = mine * call.part
         last = min(first + call.part, row.chunks)
         lane = lane_in_block(scratch(cuda.blockDim.x, number_bytes), of_tile, slot, plain)
-        o = target_of(call, row, leader).o
-        cuda.syncwarp()  # as in _block
-        stats, _ = first_look(call, row, first, last, lane, o)
+        number = number_of(call, row, leader)
+        if plain:
+            stats, _, _ = look_exactly(call, row, share_of(lane, first, last))
+            o = target_of(call, row, leader, number).o
+        else:
+            o = target_of(call, row, leader, number).o
+            stats = pieces(call, row, first, last, lane, o)
         if leader:
             at, n = call.stats + row.number * call.parts * (n_fields * number_bytes), call.parts
             put(at, FIRST * n + mine, stats.first)
@@ -278,9 +302,8 @@ def _part(parts: Parts) -> Callable[[Call], None]:
 def _finish(parts: Parts) -> Callable[[Call], None]:
     open_row, agreed, write, store_one = parts.rows.open, _agreed(parts), parts.write, parts.numbers.store_one
     value, shift, merged = parts.looks.value, parts.looks.shift, parts.looks.merged
-    find, target_of, plain, slot, of_tile = (
-        parts.rows.target, parts.ends.target, parts.plain, parts.slot, parts.tile,
-    )  # fmt: skip
+    number_of, find, target_of = parts.rows.target_number, parts.rows.target, parts.ends.target
+    plain, slot, of_tile = parts.plain, parts.slot, parts.tile
     keep, kept, load, wait = parts.numbers.keep_one, parts.numbers.kept_one, parts.rows.number_at, parts.together.wait
     number_bytes, zero, whole = parts.number_bytes, parts.maths.number(0.0), parts.maths.whole
     chunk_of, n_fields = parts.rows.chunk_of, PLAIN_FIELDS if plain else STATS_FIELDS
@@ -340,10 +363,11 @@ def _finish(parts: Parts) -> Callable[[Call], None]:
         share = share_of(lane_in_block(0, of_tile, slot, plain), first, last)
         at = call.stats + row.number * call.parts * (n_fields * number_bytes)
         stats = all_parts(call, at, np.int64(cuda.threadIdx.x))
-        target = target_of(call, find(call, row), load(at, TARGET * call.parts, zero))
-        plan = agreed(call, row, target, stats, mine == 0)
+        y = find(call, row, number_of(call, row))
+        target = target_of(call, y, load(at, TARGET * call.parts, zero))
+        plan = agreed(call, row, target, stats, True, mine == 0)
         if call.g != 0:
-            write(call, row, plan, share)
+            write(call, row, plan, share, True)
             wait()
             k = chunk_of(row, target.y)
             if plan.target != 0 and k >= first and k < last:

@@ -15,6 +15,7 @@ from ..formats import FLOAT32, FLOAT64, LN2, LOG2E
 from .compile import inline
 from .vector import (
     bits,
+    approximate_exp2,
     fma,
     from_bits,
     polynomial,
@@ -38,6 +39,8 @@ class Maths(NamedTuple):
     limit: Any
     unit: Any  # how far apart two numbers may be, relatively, that differ by rounding
     power: Any  # (v, hi, lo, magic) -> 2**(v * (hi + lo) - K), with K a whole number: odd, or less than 128
+    quick_power: Any  # (v, hi, K) -> 2**(v * hi - K)
+    quick: bool  # whether that is quicker
     log: Any
     log1p: Any
     tanh: Any
@@ -72,7 +75,18 @@ def maths(double: bool) -> Maths:
         # but for what adding v * lo rounds. (NaN stays in f; the power of -inf is 0, as 2**f is then, too.)
         return power_of_two(v, hi, lo, -hi * unit24, fma(magic, -unit24, half_one), magic - units24)
 
+    @inline
+    def quick_power_by_lookup(v, hi, k_of):
+        # The exponent is rounded, as NumPy's is: of 2**-16 to 2**-8 that makes 3 units in the last place, where the power
+        # above is wrong by 2 always. And ``hi`` is less than log2(e): of all powers of a row, that is one factor.
+        return approximate_exp2(fma(v, hi, -k_of))
+
+    @inline
+    def quick_power_by_polynomial(v, hi, k_of):
+        return power_by_polynomial(v, hi, nothing, one - k_of)
+
     power = power_by_polynomial if double else power_by_lookup
+    quick_power = quick_power_by_polynomial if double else quick_power_by_lookup
     still = one if double else number(127.0)
 
     @inline
@@ -102,4 +116,4 @@ def maths(double: bool) -> Maths:
 
     unit = number(c.unit)
     limit = number(LIMIT64 if double else LIMIT32)
-    return Maths(number, whole, zero, still, limit, unit, power, log, log1p, tanh)
+    return Maths(number, whole, zero, still, limit, unit, power, quick_power, not double, log, log1p, tanh)

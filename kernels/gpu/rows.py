@@ -46,7 +46,8 @@ class Rows(NamedTuple):
     """The functions below, for logits of one type."""
 
     open: Any  # (call, number, there, align) -> Row
-    target: Any  # (call, row) -> class, or one of those above
+    target_number: Any  # (call, row) -> what the targets say, of any integer type
+    target: Any  # (call, row, that number) -> class, or one of those above
     first_class: Any  # (row, k) -> the class that chunk k begins with: less than 0 where it begins before the row
     chunk_of: Any  # (row, j) -> the chunk of a class
     chunk: Any  # (call, row, k, filler) -> chunk k, as loaded, what is outside of the row ``filler``
@@ -117,15 +118,18 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         return Row(n, x, origin, chunks, whole, g, writable, q, number)
 
     @inline
-    def target(call: Call, row: Row):
-        y = np.int64(NO_TARGET)
+    def target_number(call: Call, row: Row):
         if call.targets != 0 and row.n != 0:
-            y = target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
-            if y == call.ignore_index:
-                y = np.int64(IGNORED)
-            elif y < 0 or y >= row.n:
-                y = np.int64(BAD)
-        return y
+            return target_at(call.targets, call.target_bytes, call.ignore_index, row.number)
+        return np.int64(0)
+
+    @inline
+    def target(call: Call, row: Row, number):
+        if call.targets == 0 or row.n == 0:
+            return np.int64(NO_TARGET)
+        if number == call.ignore_index:
+            return np.int64(IGNORED)
+        return np.int64(number if number >= 0 and number < row.n else BAD)
 
     @inline
     def chunks_before_origin(row: Row):
@@ -188,4 +192,4 @@ def rows(numbers: Numbers, maths: Maths) -> Rows:
         if address != 0:
             store_number(address + number_bytes * index, value)
 
-    return Rows(open_row, target, first_class, chunk_of, chunk, put_chunk, inside, spread, number_at, put_number)
+    return Rows(open_row, target_number, target, first_class, chunk_of, chunk, put_chunk, inside, spread, number_at, put_number)

@@ -44,7 +44,12 @@ class Stats(NamedTuple):
     top_at: np.int32
 
 
-LAG = np.float64(32.0)  # added to that of a sum of 2**31 powers, still far from what float32 holds
+LAG = np.float32(32.0)  # added to that of a sum of 2**31 powers, still far from what float32 holds
+
+# A row is quickly seen where it is not sure of its largest class: where all others are 2**-8 of it, the largest element
+# of the gradient is, too, and no power that matters beside it has an exponent below -16. Powers less than 2**-32 must
+# not matter either, however many they are.
+SURE, MOST_QUICK = np.float32(2.0**8), 2**22
 
 
 class Looks(NamedTuple):
@@ -54,7 +59,8 @@ class Looks(NamedTuple):
     shift: Any  # (call, v) -> K and base of rows with that largest v
     keep: Any  # (call, row, share) -> the largest o among the thread's chunks, all of which are kept
     look: Any  # (call, row, share, largest o, o_target) -> Stats of all threads' chunks
-    look_once: Any  # (call, row, share) -> likewise, of a plain row that is not kept; and where whole tiles end
+    look_once: Any  # (call, row, share) -> likewise, of a plain row that is not kept; where whole tiles end; ``exact``
+    look_exactly: Any  # (call, row, share) -> likewise, always exact
     merged: Any  # (call, a, b) -> Stats of two parts together
     nothing: Any  # () -> Stats of no class
 
@@ -63,6 +69,7 @@ class Looks(NamedTuple):
 def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain: bool, block: bool) -> Looks:
     """The first look, for one type; ``plain``: logits as they are, and nothing asked for that needs each class."""
     c, number = maths, maths.number
+    quick_power, has_quick = c.quick_power, c.quick
     power, zero_bits, one, limit, tanh = c.power, number(2.0) * c.zero, c.one, c.limit, c.tanh
     zero, inf, unity = number(0.0), number(np.inf), number(1.0)
     widen, zeros, keep_raw, kept_raw, keep, kept, kept_tile, load_tile = (
@@ -284,53 +291,79 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
             o_top, top, k_of, base, all_ties, all_rest, all_linear, all_spread, all_distance, above, nan_at, top_at
         )  # fmt: skip
 
-    @inline
-    def take_in(call: Call, seen, v):
-        """What a thread has seen, with some more logits: the largest, its ties, the sum of the others' powers.
+    def looking_once(quick: bool) -> Any:
+        """Make the look at a plain row that is not kept."""
 
-        K is what suits the largest of some while ago, as powers may be as large as 2**LAG: a new one, by which all that
-        there is must be multiplied, is rare.
-        """
-        top, ties, rest, k_of, base = seen
-        highest = largest(v)
-        if highest > top:
-            rest = fma(ties, power(top - base, call.hi, call.lo, one - k_of), rest)
-            to_k, to_base = shift(call, highest)
-            if top == -inf:
-                k_of, base = to_k, to_base
-            elif to_base != base or to_k - k_of > LAG:
-                rest = rest * rescaled(call, k_of, base, to_k, to_base)
-                k_of, base = to_k, to_base
-            top, ties = highest, zero
-        if base != zero:
-            v = v - base
-        e = power(v, call.hi, call.lo, one - k_of)
-        at_top = v == top - base
-        return top, ties + total(where(at_top, unity, zero)), rest + total(where(at_top, zero, e)), k_of, base
+        @inline
+        def power_of(call: Call, v, k_of):
+            return quick_power(v, call.hi, k_of) if quick else power(v, call.hi, call.lo, one - k_of)
+
+        @inline
+        def take_in(call: Call, seen, v):
+            """What a thread has seen, with some more: the largest logit, its ties, the sum of the others' powers.
+
+            K is what suits the largest of some while ago, as powers may be as large as 2**LAG: a new one, by which all
+            that there is must be multiplied, is rare.
+            """
+            top, ties, rest, k_of, base = seen
+            highest = largest(v)
+            if highest > top:
+                rest = fma(ties, power_of(call, top - base, k_of), rest)
+                to_k, to_base = shift(call, highest)
+                if top == -inf:
+                    k_of, base = to_k, to_base
+                elif to_base != base or to_k - k_of > LAG:
+                    rest = rest * rescaled(call, k_of, base, to_k, to_base)
+                    k_of, base = to_k, to_base
+                top, ties = highest, zero
+            if not quick and base != zero:
+                v = v - base
+            e, at_top = power_of(call, v, k_of), v == top - base
+            return top, ties + total(where(at_top, unity, zero)), rest + total(where(at_top, zero, e)), k_of, base
+
+        @inline
+        def look(call: Call, row: Row, share: Share):
+            seen = -inf, zero, zero, zero, zero
+            at = row.origin + share.offset
+            stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
+            end = min(stop, row.whole) - (of_tile - 1) * apart
+            while at < end:
+                seen = take_in(call, seen, widen(load_tile(at, apart)))
+                at = moved(at, tile)
+            tiles_end, n = at, 0
+            while at < stop:  # one by one, as in keep_all
+                seen = take_in(call, seen, widen(chunk_at(call, row, (at - row.origin) >> CHUNK_BITS, filler)))
+                further, _ = following(share, of_tile, n)
+                at, n = at + further, n + 1
+            own_top, ties, rest, own_k, own_base = seen
+            top = largest_known_to_all(own_top, call.lane_bits)
+            k_of, base = shift(call, top)
+            if own_top < top:
+                rest, ties = fma(ties, power_of(call, own_top - own_base, own_k), rest), zero
+            if own_top > -inf:
+                rest = rest * rescaled(call, own_k, own_base, k_of, base)
+            all_rest, all_ties = sums_known_to_all(rest, ties, call.lane_bits)
+            found = Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
+            return found, tiles_end, not quick
+
+        return look
+
+    look_exactly = looking_once(False)
+    look_quickly = looking_once(True)
 
     @inline
     def look_once(call: Call, row: Row, share: Share):
-        seen = -inf, zero, zero, zero, zero
-        at = row.origin + share.offset
-        stop, apart, tile = at + share.left, CHUNK_BYTES * share.apart, CHUNK_BYTES * share.step
-        end = min(stop, row.whole) - (of_tile - 1) * apart
-        while at < end:
-            seen = take_in(call, seen, widen(load_tile(at, apart)))
-            at = moved(at, tile)
-        tiles_end, n = at, 0
-        while at < stop:  # one by one, as in keep_all
-            seen = take_in(call, seen, widen(chunk_at(call, row, (at - row.origin) >> CHUNK_BITS, filler)))
-            further, _ = following(share, of_tile, n)
-            at, n = at + further, n + 1
-        own_top, ties, rest, own_k, own_base = seen
-        top = largest_known_to_all(own_top, call.lane_bits)
-        k_of, base = shift(call, top)
-        if own_top < top:
-            rest, ties = fma(ties, power(own_top - own_base, call.hi, call.lo, one - own_k), rest), zero
-        if own_top > -inf:
-            rest = rest * rescaled(call, own_k, own_base, k_of, base)
-        all_rest, all_ties = sums_known_to_all(rest, ties, call.lane_bits)
-        found = Stats(top, top, k_of, base, all_ties, all_rest, zero, zero, zero, np.int32(0), NOWHERE, NOWHERE)
-        return found, tiles_end
+        if not has_quick:
+            return look_exactly(call, row, share)
+        s, tiles_end, exact = look_quickly(call, row, share)
+        at_top = s.ties * quick_power(s.top, call.hi, s.power)
+        exact = not (s.rest * SURE >= at_top) or s.base != zero or row.n > MOST_QUICK
+        if not block:  # lanes of other rows go along: they are all needed to reduce
+            exact = all_places(np.int32(exact), np.int32(WARP_BITS)) > 0
+        if exact:
+            wait()  # all know what the others left, which the next look overwrites
+            s, tiles_end, exact = look_exactly(call, row, share)
+        return s, tiles_end, exact
 
-    return Looks(value, shift, keep_all, look_plain if plain else look_general, look_once, merged, nothing)
+    look = look_plain if plain else look_general
+    return Looks(value, shift, keep_all, look, look_once, look_exactly, merged, nothing)

@@ -6,6 +6,9 @@ What is on disk is of these sources, and of these versions of compiler and assem
 import pickle
 import zlib
 from functools import cache
+from unittest import mock
+
+from numba.cuda import compiler
 
 from fastce.kernels.files import Files
 from fastce.kernels.gpu import saved
@@ -14,14 +17,24 @@ from fastce.kernels.gpu.compile import to_machine_code, to_ptx
 _of_users = saved._files()
 _files = Files(_of_users.folder, "tests", _of_users.stamp) if _of_users else None
 
+_NUMBAS_OWN = "_compile_pyfunc_with_fixup"  # all that it does before NVIDIA's compiler is told the device
+_numbas_own = cache(getattr(compiler, _NUMBAS_OWN))
+
+
+def _of_any_device(*args, cc, **options):
+    return _numbas_own(*args, cc=(7, 5), **options)
+
 
 @cache
 def ptx_of(kernel, capability):
     """The text that is launched on devices of a compute capability."""
-    return _kept(
-        ("PTX", kernel.name, capability),
-        lambda: to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks),
-    )
+    return _kept(("PTX", kernel.name, capability), lambda: _compiled(kernel, capability))
+
+
+def _compiled(kernel, capability):
+    """As for users, but Numba's own part is the same for all devices, and half of the work: it is done once for all."""
+    with mock.patch.object(compiler, _NUMBAS_OWN, _of_any_device):
+        return to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks)
 
 
 @cache

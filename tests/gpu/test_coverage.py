@@ -21,7 +21,7 @@ from .running import check_case, targets_of
 _COMPUTES = r"(add|and|cvt|ld\.param|max|min|mov|mul|neg|not|or|selp|setp|shl|shr|sub)[\w.]*; "
 UNCOVERED = {
     r"bra\.uni": "a target of another number of bytes than there are: where a table of numbers ends",
-    rf"({_COMPUTES}){{,16}}(div|rem)\.[su]64; ({_COMPUTES}){{,2}}bra\.uni": "a quotient of numbers of more than 32 bits",
+    rf"({_COMPUTES}){{,16}}(div|rem)\.[su]64; ({_COMPUTES}){{,2}}bra\.uni": "a quotient of more than 32 bits",
     r"(sub\.f(32|64); )+bra\.uni": "log_softmax of capped logits, which no function asks for",
     r"mov\.u(32|64)(; st\.shared\.u(32|64))+": "what parts of a row left, where they left nothing, which is nowhere",
     r"setp\.eq\.s64; bra; neg\.s64; add\.s64; setp\.ne\.s64; bra": "what `add` adds up where there are no losses",

@@ -203,8 +203,8 @@ KINDS = ("barrier", "bound", "mask", "distance", "access")
 PARTS = {"warp": "warp", "block": "block", "online": "online", "part": "split", "finish": "split"}
 
 # How many mutants nobody notices, and why nobody could.
-# Barriers: before a block's first reduction, there is none whose results are still to be read; what `finish` merges lies
-# elsewhere than what it agrees on; and where a block's first warp meets again, its lanes read nothing of each other.
+# Barriers: before a block's first reduction, there is none whose results are still to be read; what `finish` merges
+# lies elsewhere than what it agrees on; where lanes of a warp meet again, they read nothing that others wrote.
 # Bounds: a thread looks at its first chunk a second time, which changes no maximum.
 # Accesses: what plain kernels leave of a part is, but for the first three numbers, the same constant.
 UNNOTICED = {
