@@ -24,8 +24,9 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     """
     number, power, quick_power, one_bits = maths.number, maths.power, maths.quick_power, maths.one
     zero, one = number(0.0), number(1.0)
-    widen, zeros, load_tile, store, store_past, of_tile = (
-        numbers.widen, numbers.zeros, numbers.load_tile, numbers.store, numbers.store_past, numbers.tile,
+    widen, zeros, load_tile, load_last, store, store_past, of_tile = (
+        numbers.widen, numbers.zeros, numbers.load_tile, numbers.load_last, numbers.store, numbers.store_past,
+        numbers.tile,
     )  # fmt: skip
     kept, kept_tile, kept_raw = numbers.kept, numbers.kept_tile, numbers.kept_raw
     chunk_at, put_chunk, first_class = rows.chunk, rows.put_chunk, rows.first_class
@@ -91,7 +92,7 @@ def writing(numbers: Numbers, maths: Maths, rows: Rows, looks: Looks, plain: boo
     def write_tiles_back(call: Call, row: Row, plan: Plan, share: Share, at, first, exact):
         apart, distance = CHUNK_BYTES * share.apart, row.x - row.g
         while at >= first:
-            store_past(at, apart, gradient(call, row, plan, 0, widen(load_tile(at + distance, apart)), False, exact))
+            store_past(at, apart, gradient(call, row, plan, 0, widen(load_last(at + distance, apart)), False, exact))
             at = moved(at, -CHUNK_BYTES * share.step)
 
     @inline

@@ -45,6 +45,7 @@ class Numbers(NamedTuple):
     zeros: Any  # () -> a vector of 0
     load: Any  # (address) -> the chunk as loaded
     load_tile: Any  # (address of the first chunk, distance to the next) -> likewise
+    load_last: Any  # likewise, of what nobody needs again: it is the first that leaves the caches
     load_edge: Any  # (address of the row, stride, first class, number of classes, filler) -> likewise, the rest filler
     widen: Any  # (as loaded) -> vector
     load_one: Any  # (address) -> number
@@ -263,6 +264,26 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec, tile: in
 
         return Vec(raw.element, raw.lanes * tile)(types.int64, types.int64), codegen
 
+    # The type of a register and its bits, and how many of them an access takes.
+    kind, bits, n = ("d", 64, 2) if item == 8 else ("f" if item == 4 else "r", 32, 4)
+    registers = ", ".join(f"${i}" for i in range(n))
+
+    @intrinsic
+    def load_last(typingctx: Any, address: types.Integer, distance: types.Integer) -> Any:
+        assembly = f"ld.global.cs.v{n}.b{bits} {{{registers}}}, [${n}];"
+
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            address, distance = args
+            of_chunk = ir.FunctionType(ir.LiteralStructType([raw.ir.element] * n), [I64])
+            lanes: list[ir.Value] = []
+            for _ in range(tile):
+                chunk = builder.asm(of_chunk, assembly, f"={kind}," * n + "l,~{memory}", [address], True)
+                lanes += [builder.extract_value(chunk, i) for i in range(n)]
+                address = builder.add(address, distance)
+            return _gather(builder, lanes)
+
+        return Vec(raw.element, raw.lanes * tile)(types.int64, types.int64), codegen
+
     def elements(
         builder: ir.IRBuilder, ty: ir.Type, bytes_: int, row: ir.Value, stride: ir.Value, j: ir.Value, n: ir.Value
     ) -> tuple[list[ir.Value], list[ir.Value]]:
@@ -324,16 +345,14 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec, tile: in
 
     @intrinsic
     def store_past(typingctx: Any, address: types.Integer, distance: types.Integer, value: Vec) -> Any:
-        kind, size, n = ("d", 64, 2) if item == 8 else ("f" if item == 4 else "r", 32, 4)
-        registers = ", ".join(f"${i + 1}" for i in range(n))
-        assembly = f"st.global.cs.v{n}.b{size} [$0], {{{registers}}};"
+        assembly = f"st.global.cs.v{n}.b{bits} [${n}], {{{registers}}};"
 
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             address, distance, v = args
             values = _lanes(builder, lay.narrow(builder, v))
-            of_chunk = ir.FunctionType(ir.VoidType(), [I64] + [values[0].type] * n)
+            of_chunk = ir.FunctionType(ir.VoidType(), [values[0].type] * n + [I64])
             for i in range(0, len(values), n):
-                builder.asm(of_chunk, assembly, f"l{f',{kind}' * n},~{{memory}}", [address, *values[i : i + n]], True)
+                builder.asm(of_chunk, assembly, f"{kind}," * n + "l,~{memory}", [*values[i : i + n], address], True)
                 address = builder.add(address, distance)
             return context.get_dummy_value()
 
@@ -361,7 +380,7 @@ def _in_global(lay: Any, arithmetic: types.Type, raw: Vec, vector: Vec, tile: in
 
         return types.void(long, arithmetic), codegen
 
-    return load, load_tile, load_edge, widened, load_one, store, store_past, store_edge, store_one, load_numbers
+    return load, load_tile, load_last, load_edge, widened, load_one, store, store_past, store_edge, store_one, load_numbers
 
 
 @cache

@@ -23,7 +23,7 @@ from .memory import CHUNK_BYTES, WARP_BYTES, Numbers, chunk_in_block, place_in_b
 from .rows import CHUNK_BITS, Row, Rows
 from .share import Share, following
 from .together import NOWHERE, WARP_BITS, Together
-from .vector import fma, larger, largest, moved, places, smallest_place, total, where
+from .vector import fma, larger, largest, moved, places, smallest_place, total, total_beside, where
 
 
 class Stats(NamedTuple):
@@ -318,8 +318,8 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
                 top, ties = highest, zero
             if not quick and base != zero:
                 v = v - base
-            e, at_top = power_of(call, v, k_of), v == top - base
-            return top, ties + total(where(at_top, unity, zero)), rest + total(where(at_top, zero, e)), k_of, base
+            more, more_ties = total_beside(v, power_of(call, v, k_of), top - base)
+            return top, ties + more_ties, rest + more, k_of, base
 
         @inline
         def look(call: Call, row: Row, share: Share):
