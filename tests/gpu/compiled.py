@@ -5,7 +5,7 @@ What is on disk is of these sources, and of these versions of compiler and assem
 
 import pickle
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from unittest import mock
 
 from numba.cuda import compiler
@@ -18,7 +18,7 @@ _of_users = saved._files()
 _files = Files(_of_users.folder, "tests", _of_users.stamp) if _of_users else None
 
 _NUMBAS_OWN = "_compile_pyfunc_with_fixup"  # all that it does before NVIDIA's compiler is told the device
-_numbas_own = cache(getattr(compiler, _NUMBAS_OWN))
+_numbas_own = lru_cache(maxsize=4)(getattr(compiler, _NUMBAS_OWN))  # (each takes megabytes)
 
 
 def _of_any_device(*args, cc, **options):
