@@ -74,8 +74,9 @@ def cross_entropy(
         upstream, scale = _upstream(given, grad_output, o.reduction)
         if o.softcap is not None:
             check_softcap(o.softcap, dtype)
-        check_aux(aux, classes is not None)
-        _check_hess(aux)
+        if type(aux) is not tuple or aux:
+            check_aux(aux, classes is not None)
+            _check_hess(aux)
         loss_at = given.output("out", out, rows if o.reduction == "none" else (), dtype)
         grad = given.output_like_it("grad_out", grad_out) if with_grad else None
 
@@ -92,20 +93,20 @@ def cross_entropy(
         ce_scale, zl_scale, zl_ratio, divisor = scales(reduction, o.normalizer, o.z_loss, 1.0, 1.0, scale)
 
         losses = _losses(loss_at, n_rows, o.reduction, dtype) if with_loss else None
-        found = {name: cupy.empty(n_rows, AUX_TYPES.get(name, dtype)) for name in AUX if name in aux}
+        found = {name: cupy.empty(n_rows, AUX_TYPES.get(name, dtype)) for name in AUX if name in aux} if aux else {}
         task = Task(
             given.x, classes, probabilities, w, s, upstream, lse_in,
             o.ignore_index, o.label_smoothing, o.z_loss, o.softcap or 0.0, o.logit_scale, ce_scale, zl_scale, zl_ratio,
             None if grad is None else classes_last(grad, o.axis), losses,
-            *(found.get(name) for name in AUX),
+            *map(found.get, AUX),
         )  # fmt: skip
         if n_rows:
-            on_device = weighed.scales if by_mean and weighed else None
+            scales_at = weighed.scales_at if by_mean and weighed else 0
             loss_scale = 1.0 / divisor if o.reduction == "none" else 1.0
-            kernels.cross_entropy(task, scales=on_device, loss_scale=loss_scale)
-        if by_mean:
-            divisor = weighed.divisor if weighed else 0.0
-        loss = _reduced(losses, rows, o.reduction, divisor, o.empty, loss_at) if with_loss else None
+            kernels.cross_entropy(task, scales_at=scales_at, loss_scale=loss_scale)
+        loss = None
+        if with_loss:
+            loss = _reduced(losses, rows, o.reduction, (weighed or 0.0) if by_mean else divisor, o.empty, loss_at)
         return Result(
             loss if out is None else out,
             grad if grad_out is None else grad_out,
@@ -138,7 +139,7 @@ def nll_loss(log_probs: Any, targets: Any, out: Any, /, **options: Any) -> Any:
         if o.reduction == "mean" and o.normalizer is None:
             divisor = 0.0
             if n_rows:
-                divisor = kernels.weigh(classes, n_rows, n_classes, o.ignore_index, w, s, False, 1.0, dtype).divisor
+                divisor = kernels.weigh(classes, n_rows, n_classes, o.ignore_index, w, s, False, 1.0, dtype)
         losses = _losses(loss_at, n_rows, o.reduction, dtype)
         if n_rows:
             scale = 1.0 / divisor if o.reduction == "none" else 1.0
@@ -191,7 +192,7 @@ def _upstream(given: Arguments, grad_output: Any, reduction: str) -> tuple[Any, 
 
 def _check_targets(weighed: Any, classes: Any, rows: Shape, n_classes: int, ignore_index: int) -> None:
     """Wait for the device, and raise if a target is no class."""
-    bad_row = int(weighed.bad_row.get()[0])
+    bad_row = int(weighed.words[:1].get()[0])
     if bad_row != kernels.NO_BAD_ROW:
         raise bad_target(rows, bad_row, classes[bad_row : bad_row + 1].get()[0], n_classes, ignore_index)
 

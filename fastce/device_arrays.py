@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cupy
@@ -14,7 +15,7 @@ from .problem import (
     are_classes,
     arithmetic_of,
     check_numeric,
-    check_output,
+    check_place,
     check_shape,
     classes_last,
     rows_of,
@@ -36,12 +37,11 @@ class Arguments:
         if self.n_classes > MOST_CLASSES:
             raise ValueError(f"on a GPU, there may be {MOST_CLASSES} classes at most, not {self.n_classes}")
         self._first = name
-        self._shadows = {name: _shadow(self.array)}
+        self._given = {name: self.array}
 
     def read(self, name: str, value: Any) -> Any:
         """View an argument as an array on the device of the first."""
-        array = beside(self._first, self.array, name, value)
-        self._shadows[name] = _shadow(array)
+        array = self._given[name] = beside(self._first, self.array, name, value)
         return array
 
     def vector(self, name: str, value: Any, shape: Shape) -> Any:
@@ -64,10 +64,11 @@ class Arguments:
         if out is None:
             return None
         array = beside(self._first, self.array, name, out)
-        shadow = _shadow(array)
-        check_output(name, shadow, shape, dtype)
-        shares_memory(shadow, name, self._shadows, in_place)
-        self._shadows[name] = shadow
+        check_place(name, array, shape, dtype)
+        for other, a in self._given.items():
+            if cupy.may_share_memory(array, a) and not (a is array and other == in_place):
+                shares_memory(_shadow(array), name, {other: _shadow(a)}, in_place)
+        self._given[name] = array
         return array
 
     def output_like_it(self, name: str, out: Any) -> Any:
@@ -111,12 +112,14 @@ def as_cupy(value: Any) -> Any:
 
 
 def _check_aligned(name: str, array: Any) -> None:
-    if any(place % array.itemsize for place in (array.data.ptr, *array.strides)):
+    if math.gcd(array.data.ptr, *array.strides) % array.itemsize:
         raise ValueError(f"{name} must be aligned")
 
 
 def _flat(array: Any) -> Any:
-    return (array if array.flags.c_contiguous else array.copy()).reshape(-1)
+    if not array.flags.c_contiguous:
+        array = array.copy()
+    return array if array.ndim == 1 else array.reshape(-1)
 
 
 def _empty_like(array: Any) -> Any:

@@ -64,13 +64,20 @@ def on_gpu(value: Any) -> bool:
     return hasattr(type(value), "__cuda_array_interface__")
 
 
+_gpu: Any = None
+
+
 def gpu() -> Any:
     """Import what computes on a GPU: late, because it is optional."""
+    global _gpu
+    if _gpu is not None:
+        return _gpu
     try:
         with forks.importing:
-            return importlib.import_module(".device", __package__)
+            _gpu = importlib.import_module(".device", __package__)
     except ImportError as error:
         raise ImportError(
             "arrays on a GPU need CuPy and numba-cuda, which the extra cuda12 or cuda13 brings, for CUDA 12 or 13: "
             f"pip install 'fastce[cuda13]' ({error})"
         ) from error
+    return _gpu

@@ -430,18 +430,23 @@ def check_output(name: str, out: Array, shape: Shape, dtype: DType) -> Array:
         _check_on_cpu(name, out)
     if not plain and (not isinstance(out, np.ndarray) or isinstance(out, ma.MaskedArray)):
         raise TypeError(f"{name} must be a NumPy array, without a mask, not {type(out).__name__}")
-    check_shape(name, out.shape, shape)
-    if out.dtype is not dtype and out.dtype != dtype:
-        raise ValueError(f"{name} must be of type {dtype}, not {out.dtype}")
     flags = out.flags
     if not flags.carray:
         if not flags.writeable:
             raise ValueError(f"{name} must be writeable")
         if not flags.aligned:
             raise ValueError(f"{name} must be aligned")
-        if _overlaps_itself(out):
-            raise ValueError(f"{name} has elements that share memory: its strides are {out.strides}")
+    check_place(name, out, shape, dtype)
     return out if plain else np.asarray(out)
+
+
+def check_place(name: str, out: Array, shape: Shape, dtype: DType) -> None:
+    """Raise if an output, on whatever device, is not of that shape and type, or if its elements share memory."""
+    check_shape(name, out.shape, shape)
+    if out.dtype is not dtype and out.dtype != dtype:
+        raise ValueError(f"{name} must be of type {dtype}, not {out.dtype}")
+    if not out.flags.c_contiguous and _overlaps_itself(out):
+        raise ValueError(f"{name} has elements that share memory: its strides are {out.strides}")
 
 
 def _empty_like(array: Array) -> Array:

@@ -43,29 +43,29 @@ class Sums(NamedTuple):
     """Everything these kernels are given. An address is 0 where something is not there."""
 
     n_rows: int
-    n_classes: int
-    targets: int
-    target_bytes: int  # as in call.Call
-    ignore_index: int
-    weight: int
-    sample_weight: int
-    losses: int  # of the rows; also what `nll` fills
-    log_probs: int  # for `nll`: as x of call.Call
-    step: int
-    stride: int
-    offsets: int
-    share: int  # rows for each block
-    partials: int
-    n_partials: int
-    scales: int  # out: ce_scale, zl_scale and zl_ratio, of the arithmetic type
-    bad_row: int  # out: the first row with a bad target, or NO_BAD_ROW
-    divisor_at: int  # float64: what the sum of the losses is divided by, left by `weigh` for `add`; 0: ``divisor``
-    out: int  # out: the loss, of the arithmetic type
-    both: int  # 1: the z-loss has a denominator of its own
+    n_classes: int = 0
+    targets: int = 0
+    target_bytes: int = 0  # as in call.Call
+    ignore_index: int = 0
+    weight: int = 0
+    sample_weight: int = 0
+    losses: int = 0  # of the rows; also what `nll` fills
+    log_probs: int = 0  # for `nll`: as x of call.Call
+    step: int = 0
+    stride: int = 0
+    offsets: int = 0
+    share: int = 0  # rows for each block
+    partials: int = 0
+    n_partials: int = 0
+    scales: int = 0  # out: ce_scale, zl_scale and zl_ratio, of the arithmetic type
+    bad_row: int = 0  # out: the first row with a bad target, or NO_BAD_ROW
+    divisor_at: int = 0  # float64: what the sum of the losses is divided by, left by `weigh` for `add`; 0: ``divisor``
+    out: int = 0  # out: the loss, of the arithmetic type
+    both: int = 0  # 1: the z-loss has a denominator of its own
 
-    divisor: float
-    upstream: float
-    empty: float  # the mean over nothing
+    divisor: float = 0.0
+    upstream: float = 0.0
+    empty: float = 0.0  # the mean over nothing
 
 
 N_INTEGERS = Sums._fields.index("divisor")

@@ -4,7 +4,7 @@ interpreted.
     with standin.installed() as gpu:              # `import cupy` gives the stand-in, until the end
         x = gpu.put(np.ones((3, 5), np.float32))  # an array of the current device
         fastce.logsumexp(x).get()
-        gpu.launches                              # what was launched: kernel, device, stream, counters
+        gpu.launches                              # what was launched: text, device, stream, counters
         gpu.waits, gpu.copies                     # how often something waited for the device, or was copied to it
 
         with stream:
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .ptx import Memory, launch
-from .standin_cuda import Device, Module, Stream, set_attribute
+from .standin_cuda import CPointer, Device, Module, Stream, set_attribute
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0), (10, 0))  # of devices 0, 1, ...
 MULTIPROCESSORS = 4  # few, so that rows are split over the grid where they are few, too
@@ -41,7 +41,7 @@ OF_CUPY = (
 class Launched:
     """One launch."""
 
-    kernel: str
+    ptx: str
     device: int
     stream: object
     grid: tuple
@@ -92,14 +92,14 @@ class Gpu:
         """Put work on the stream."""
         what() if self.captured is None else self.captured.append(what)
 
-    def run(self, kernel, ptx, grid, threads, arguments, shared_bytes):
+    def run(self, ptx, grid, threads, arguments, shared_bytes):
         device, stream = self.current[-1], self.streams[-1]
 
         def now():
             counters = launch(
                 ptx, grid, threads, list(arguments), memory=self.memory, shared_bytes=shared_bytes, **self.options
             )
-            self.launches.append(Launched(kernel, device, stream, grid, threads[0], counters))
+            self.launches.append(Launched(ptx, device, stream, grid, threads[0], counters))
 
         self.do(now)
 
@@ -183,11 +183,13 @@ def cupy_of(gpu):
     cupy.from_dlpack = lambda value: value.__dlpack__()  # those of the tests give no capsule, but the array
     cupy.empty = gpu.empty
     cupy.empty_like = lambda array: _empty_like(gpu, array)
+    cupy.may_share_memory = lambda a, b: np.may_share_memory(a.view, b.view)
     cupy.cuda = types.SimpleNamespace(
         Device=lambda number=None: Device(gpu, number),
         Module=lambda: Module(gpu),
         Stream=lambda: Stream(gpu),
         driver=types.SimpleNamespace(funcSetAttribute=set_attribute),
+        function=types.SimpleNamespace(CPointer=CPointer),
         is_available=lambda: True,
     )
     return cupy
@@ -243,6 +245,9 @@ def installed(**options):
 
 def _forget(names):
     """Modules are attributes of their packages, too, where `from package import module` finds them."""
+    from fastce import dispatch
+
+    dispatch._gpu = None
     for name in names:
         package, _, module = name.rpartition(".")
         if package in sys.modules:

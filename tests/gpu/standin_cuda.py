@@ -1,5 +1,9 @@
 """cupy.cuda of the stand-in: devices, streams, graphs, and modules of kernels, whose code here is PTX."""
 
+import ctypes
+
+from .ptx.launch import load
+
 
 class Device:
     """cupy.cuda.Device: a GPU, and a context in which it is the current one."""
@@ -65,19 +69,28 @@ class Graph:
             step()
 
 
+class CPointer:
+    """cupy.cuda.function.CPointer: where a parameter of a kernel lies, in the memory of the process."""
+
+    def __init__(self, address):
+        self.address = address
+
+
 class Function:
-    """cupy.cuda.Function: launched on the current device and stream."""
+    """cupy.cuda.Function: launched on the current device and stream, with parameters as they are at that time."""
 
     WITHOUT_ASKING = 48 * 1024
 
-    def __init__(self, gpu, name, ptx):
-        self.gpu, self.name, self.ptx, self.ptr = gpu, name, ptx, self
+    def __init__(self, gpu, ptx):
+        self.gpu, self.ptx, self.ptr = gpu, ptx, self
         self.device, self.most = gpu.current[-1], self.WITHOUT_ASKING
 
     def __call__(self, grid, block, arguments, shared_mem=0):
         assert self.device == self.gpu.current[-1], "a kernel of another device"
         assert shared_mem <= self.most, "more shared memory than was asked for"
-        self.gpu.run(self.name, self.ptx, grid, block, arguments, shared_mem)
+        parameters = load(self.ptx).kernel.params.values()
+        arguments = [ctypes.string_at(a.address, p.size) for a, p in zip(arguments, parameters, strict=True)]
+        self.gpu.run(self.ptx, grid, block, arguments, shared_mem)
 
 
 class Module:
@@ -91,7 +104,8 @@ class Module:
         self.code = code.decode()
 
     def get_function(self, name):
-        return Function(self.gpu, name, self.code)
+        assert f".entry {name}(" in self.code
+        return Function(self.gpu, self.code)
 
 
 def set_attribute(function, attribute, value):

@@ -4,6 +4,7 @@ The PTX is what the host launches, the machine code what the assembler makes of 
 keeps something on a stack, computes in float64 by accident, or reads numbers one by one would be right, but slow.
 """
 
+import contextlib
 import re
 
 import pytest
@@ -11,15 +12,17 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 from fastce.kernels.gpu import kernels, layout, sums
-from fastce.kernels.gpu.compile import entry_of, to_machine_code
+from fastce.kernels.gpu.compile import entry_of, to_ptx
 
-from .compiled import ptx_of
+from .compiled import machine_code_of, ptx_of
 
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 # What the interpreter runs of each of these stands for all of it: the instructions are the same.
 ALIKE = (((8, 0), (8, 6), (8, 9), (9, 0)), ((10, 0), (12, 0)))
 TYPES = ("float16", "bfloat16", "float32", "float64")
+ARITHMETIC_TYPES = ("float32", "float64")
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
+CLEAN = "bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"  # which the assembler says after "0 "
 
 # Registers of a thread at most, on any device and for any type: plain kernels, and general ones. A few more than there
 # are now. What is asked for in blocks of 8 is what decides how many warps a multiprocessor takes.
@@ -34,8 +37,7 @@ REGISTERS = {
 
 def compiled(kernel, capability):
     """The PTX and the assembler's report."""
-    ptx = ptx_of(kernel, capability)
-    code, report = to_machine_code(ptx, capability)
+    ptx, (code, report) = ptx_of(kernel, capability), machine_code_of(kernel, capability)
     assert code[:4] == b"\x7fELF"
     assert entry_of(ptx).encode() in code
     return ptx, report
@@ -97,11 +99,11 @@ def innermost_loops(code):
     return [[line for i in sorted(loop) for line in blocks[i]] for loop in innermost]
 
 
-def check_machine_code(report, threads, ceiling):
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in report
+def check_machine_code(report, kernel, ceiling):
+    assert re.search(rf"\b0 {CLEAN}", report)
     registers = int(re.search(r"Used (\d+) registers", report)[1])
     assert registers <= ceiling
-    assert -(-registers // 8) * 8 * threads <= REGISTERS_OF_A_MULTIPROCESSOR
+    assert -(-registers // 8) * 8 * kernel.threads * kernel.blocks <= REGISTERS_OF_A_MULTIPROCESSOR
 
 
 def check_ptx(code):
@@ -129,7 +131,7 @@ def test_rows(dtype, plain, name):
         ptx, report = compiled(kernel, capability)
         code = instructions(ptx)
         codes[capability] = without_names(code)
-        check_machine_code(report, kernel.threads, REGISTERS[name][not plain])
+        check_machine_code(report, kernel, REGISTERS[name][not plain])
         check_ptx(code)
         if dtype != "float64":
             assert not re.search(r"\.f64\b", "\n".join(code)), "float64 arithmetic"
@@ -142,24 +144,34 @@ def test_rows(dtype, plain, name):
     assert_alike(codes)
 
 
-@pytest.mark.parametrize("name", sums.NAMES)
-@pytest.mark.parametrize("dtype", TYPES)
-def test_sums(dtype, name):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name in sums.NAMES for dtype in (TYPES if name == "nll" else ARITHMETIC_TYPES)],
+)
+def test_sums(name, dtype):
     codes = {}
     for capability in CAPABILITIES:
         kernel = sums.kernel(name, dtype)
         ptx, report = compiled(kernel, capability)
-        check_machine_code(report, kernel.threads, 64)
+        check_machine_code(report, kernel, 64)
         check_ptx(instructions(ptx))
         codes[capability] = without_names(instructions(ptx))
     assert_alike(codes)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+def test_it_is_what_users_launch(capability):
+    """Though Numba did its part only once, for all kinds of devices."""
+    kernel = kernels.kernel("part", "bfloat16", True, capability >= (8, 0))
+    of_users = to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks)
+    assert without_names(instructions(ptx_of(kernel, capability))) == without_names(instructions(of_users))
 
 
 def test_layout():
     for capability in CAPABILITIES:
         kernel = layout.kernel()
         ptx, report = compiled(kernel, capability)
-        check_machine_code(report, kernel.threads, 40)
+        check_machine_code(report, kernel, 40)
         check_ptx(instructions(ptx))
 
 
@@ -199,4 +211,8 @@ def test_checks_notice():
         with pytest.raises(AssertionError, match=what):
             check_ptx([line, "ret;"])
     with pytest.raises(AssertionError):
-        check_machine_code("8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\nUsed 8 registers", 32, 64)
+        check_machine_code(f"8 {CLEAN}\nUsed 8 registers", layout.kernel(), 64)
+    for blocks, possible in ((4, True), (5, False)):
+        kernel = layout.kernel()._replace(threads=256, blocks=blocks)
+        with contextlib.nullcontext() if possible else pytest.raises(AssertionError):
+            check_machine_code(f"0 {CLEAN}\nUsed 57 registers", kernel, 64)

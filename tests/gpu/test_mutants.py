@@ -57,16 +57,15 @@ class Checked:
             )
 
         self.monkeypatch.setattr(saved, "code_of", code_of)
-        self.launches._loaded.pop((self.number, self.kernel), None)
+        self.launches._loaded.pop((self.number, self.kernel.name), None)
         self.gpu.launches.clear()
         try:
             with standin.Device(self.gpu, self.number):
                 results = self.calls()
         finally:
             self.monkeypatch.setattr(saved, "code_of", own)
-            self.launches._loaded.pop((self.number, self.kernel), None)
-        name = saved.entry_of(text)
-        counters = [launched.counters for launched in self.gpu.launches if launched.kernel == name]
+            self.launches._loaded.pop((self.number, self.kernel.name), None)
+        counters = [launched.counters for launched in self.gpu.launches if launched.ptx == text]
         for more in counters[1:]:
             counters[0] += more
         return Outcome(counters[0], b"".join(array.get().tobytes() for array in results))
@@ -104,7 +103,7 @@ class CheckedSums(Checked):
     def __init__(self, gpu, monkeypatch, name, dtype):
         from fastce.kernels.gpu import scale, totals
 
-        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype)}
+        others = {"layout": layout_of_rows.kernel, "scale": lambda: scale.kernel(dtype, True)}
         super().__init__(gpu, monkeypatch, others[name]() if name in others else sums.kernel(name, dtype))
         monkeypatch.setattr(sums, "ROWS_A_BLOCK", 2 * sums.THREADS)
         self.totals, self.dtype, self.check = totals, np.dtype(dtype), getattr(self, name)
@@ -123,7 +122,7 @@ class CheckedSums(Checked):
             put = self.gpu.put
             found = self.totals.weigh(put(y), n, 4, -1, put(w), put(s), True, 2.0, self.dtype)
             self._check_weighed(found, weights[counts].sum(), s.astype(float)[counts].sum(), bad_row)
-            yield from found
+            yield found.words
 
     def weigh_finish(self, rng):
         for warp in range(8):
@@ -131,16 +130,17 @@ class CheckedSums(Checked):
             bad_rows = (rng.permutation(256) + 10) * (2**33 + 7)  # of which both halves are looked at
             bad_rows[32 * warp + 31] = bad_row = 3 * 2**33 + 5
             partials[:, sums.BAD_ROW] = bad_rows.view(float)
-            made = self.totals.Weighed(*(self.gpu.empty(*of) for of in ((3, self.dtype), (1, float), (1, np.int64))))
-            places = {"scales": made.scales, "divisor_at": made.divisor, "bad_row": made.bad_row}
+            made = self.totals.room_for_weighed()
+            places = {"scales": made.scales_at, "divisor_at": made.divisor_at, "bad_row": made.words}
             self._finish("weigh_finish", partials, both=1, upstream=2.0, **places)
             self._check_weighed(made, *partials[:, :2].sum(axis=0), bad_row)
-            yield from made
+            yield made.words
 
     def add(self, rng):
         for n in (300, 1100):
             losses, out = self._some(rng, n), self.gpu.empty((), self.dtype)
-            self.totals.add(self.gpu.put(losses), self.gpu.put(np.array([3.0])), np.nan, out)
+            divisor = self.gpu.put(np.array([3.0]))
+            self.totals.add(self.gpu.put(losses), self.totals.Weighed(None, divisor.data.ptr, 0), np.nan, out)
             np.testing.assert_allclose(out.get(), losses.astype(float).sum() / 3, rtol=1e-14)
             yield out
 
@@ -153,13 +153,14 @@ class CheckedSums(Checked):
     def _finish(self, name, partials, **fields):
         array = self.gpu.put(partials)
         fields = {name: f.data.ptr if isinstance(f, standin.Array) else f for name, f in fields.items()}
-        call = self.totals._nothing._replace(partials=array.data.ptr, n_partials=len(partials), **fields)
+        call = sums.Sums(0, partials=array.data.ptr, n_partials=len(partials), **fields)
         self.totals._launch(name, 1, call, self.dtype)
 
     def _check_weighed(self, found, ce, zl, bad_row):
-        np.testing.assert_allclose(found.scales.get(), [2 / ce, 2 / zl, ce / zl], rtol=1e-14)
-        np.testing.assert_allclose(found.divisor.get(), ce, rtol=1e-14)
-        assert found.bad_row.get() == bad_row
+        words = found.words.get()
+        np.testing.assert_allclose(words[2:].view(self.dtype)[:3], [2 / ce, 2 / zl, ce / zl], rtol=1e-14)
+        np.testing.assert_allclose(words[1].view(float), ce, rtol=1e-14)
+        assert words[0] == bad_row
 
     def _some(self, rng, n):
         return rng.uniform(1, 2, n).astype(self.dtype)
@@ -202,13 +203,14 @@ KINDS = ("barrier", "bound", "mask", "distance", "access")
 PARTS = {"warp": "warp", "block": "block", "online": "online", "part": "split", "finish": "split"}
 
 # How many mutants nobody notices, and why nobody could.
-# Barriers: before a block's first reduction, there is none whose results are still to be read; and what `finish` merges
-# lies elsewhere than what it agrees on.
+# Barriers: before a block's first reduction, there is none whose results are still to be read; what `finish` merges
+# lies elsewhere than what it agrees on; where lanes of a warp meet again, they read nothing that others wrote.
 # Bounds: a thread looks at its first chunk a second time, which changes no maximum.
 # Accesses: what plain kernels leave of a part is, but for the first three numbers, the same constant.
 UNNOTICED = {
     "warp": {"bound": 2},
     "block": {"barrier": 1},
+    "online": {"barrier": 1},
     "part": {"barrier": 1, "bound": 2},
     "finish": {"barrier": 1, "access": 6},
 }

@@ -55,10 +55,11 @@ def test_softmax(rng, run, name, capability, fastmath):
     ptx = compiled(name, capability, fastmath)
     for shape in SHAPES:
         x = (rng.normal(size=shape) * 3).astype(np.float32)
-        for schedule in SCHEDULES:
-            run(ptx, x, schedule=schedule, error=1)
-        run(ptx, x, error="high")
-        run(ptx, x, error="low")
+        run(ptx, x, error=1)
+    for schedule in SCHEDULES:  # of the last, whose warps have most to do
+        run(ptx, x, schedule=schedule, error=1)
+    run(ptx, x, error="high")
+    run(ptx, x, error="low")
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
@@ -101,7 +102,7 @@ def test_every_schedule_gives_the_same_bits(rng):
 def test_mutants_are_caught(rng, run, name, capability):
     ptx = compiled(name, capability)
     # In some row each element is so large that whoever misses it overflows; the others tell what belongs to a sum.
-    n = 195
+    n = 195 if run is run_blocks else 67  # some rounds of all its threads, and a rest
     x = np.concatenate([np.diag(np.full(n, 200)), rng.normal(size=(9, n))]).astype(np.float32)
 
     def check(text):

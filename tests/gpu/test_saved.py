@@ -18,9 +18,9 @@ def compilations(monkeypatch):
     """For which capabilities something was compiled."""
     found, to_ptx = [], saved.to_ptx
 
-    def counted(function, signature, capability, threads):
+    def counted(function, signature, capability, *bounds):
         found.append(capability)
-        return to_ptx(function, signature, capability, threads)
+        return to_ptx(function, signature, capability, *bounds)
 
     monkeypatch.setattr(saved, "to_ptx", counted)
     return found

@@ -18,9 +18,10 @@ from conftest import (
 pytest.importorskip("numba_cuda", reason="numba-cuda, which compiles for GPUs, is not installed")
 
 import fastce
+from fastce import dispatch
 from fastce.problem import AUX
 
-from . import standin
+from . import standin, standin_cuda
 from .test_public import every_option
 
 
@@ -226,12 +227,12 @@ class _Interface:
     """An array of somebody else."""
 
     def __init__(self, array):
-        self.array = array
+        self.array, self.strides = array, array.strides
 
     @property
     def __cuda_array_interface__(self):
         array = self.array
-        place = {"data": (array.data.ptr, False), "shape": array.shape, "strides": array.strides}
+        place = {"data": (array.data.ptr, False), "shape": array.shape, "strides": self.strides}
         return {"version": 3, "typestr": array.dtype.str, **place}
 
 
@@ -256,6 +257,52 @@ def test_arrays_of_others_without_a_copy(gpu, rng, foreign):
     assert result.grad is out
     assert (gpu.waits, gpu.copies) == (0, 0)
     assert_grad(grad.get(), oracle(fastce.cross_entropy_with_grad, logits, targets).grad, tolerances=GRAD_ON_GPU)
+
+
+def test_outputs_beside_inputs(gpu, rng):
+    """Columns in between, and rows behind, share no memory."""
+    logits, targets = some_rows(rng)
+    y, wide, high = gpu.put(targets), gpu.put(np.repeat(logits, 2, axis=1)), gpu.put(np.tile(logits, (2, 1)))
+    expected = oracle(fastce.cross_entropy_with_grad, logits, targets).grad
+    for x, grad in ((wide[:, ::2], wide[:, 1::2]), (high[:9], high[9:]), (high[:9], high[:9])):
+        assert fastce.cross_entropy_with_grad(x, y, grad_out=grad).grad is grad
+        assert_grad(grad.get(), expected, tolerances=GRAD_ON_GPU)
+
+
+def test_outputs_that_cannot_be(gpu, rng):
+    logits, targets = some_rows(rng, (10, 40))
+    x, y, other = gpu.put(logits), gpu.put(targets), gpu.put(logits)
+    same = _Interface(other[:9])
+    same.strides = (0, 4)
+    for outputs, message in (
+        ({"grad_out": x[1:]}, "grad_out shares memory with logits"),
+        ({"out": x[0, :9]}, "out shares memory with logits"),
+        ({"out": other[0, :9], "grad_out": other[:9]}, "grad_out shares memory with out"),
+        ({"sample_weight": other[0, :9], "grad_out": other[:9]}, "grad_out shares memory with sample_weight"),
+        ({"grad_out": same}, "grad_out has elements that share memory"),
+        ({"grad_out": x}, r"grad_out must have shape \(9, 40\)"),
+        ({"grad_out": gpu.empty((9, 40), np.float16)}, "grad_out must be of type float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastce.cross_entropy_with_grad(x[:9], y[:9], reduction="none", **outputs)
+    assert gpu.launches == []
+
+
+def test_a_launch_during_a_launch(gpu, rng, monkeypatch):
+    """As in another thread: each has its own arguments."""
+    (a, _), (b, _) = some_rows(rng), some_rows(rng)
+    x, other, own, found = gpu.put(a), gpu.put(b), standin_cuda.Function.__call__, []
+
+    def interrupted(*launch, **options):
+        monkeypatch.undo()
+        found.append(fastce.logsumexp(other))
+        own(*launch, **options)
+
+    fastce.logsumexp(x)
+    monkeypatch.setattr(standin_cuda.Function, "__call__", interrupted)
+    found.append(fastce.logsumexp(x))
+    for lse, logits in zip(found, (b, a), strict=True):
+        np.testing.assert_allclose(lse.get(), oracle(fastce.logsumexp, logits), rtol=1e-6)
 
 
 def test_rows_that_no_single_step_leads_to(gpu, rng):
@@ -349,6 +396,7 @@ def test_without_cupy_the_extra_is_named(gpu, rng, monkeypatch):
     x = _Interface(gpu.put(some_rows(rng)[0]))
     for name in standin.OF_CUPY:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(dispatch, "_gpu", None)
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match=r"pip install 'fastce\[cuda13\]'"):
         fastce.logsumexp(x)

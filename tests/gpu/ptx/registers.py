@@ -45,6 +45,9 @@ class RegisterFile:
         if known is not None:
             self._mask(name)[lanes] = known
             self.everywhere.discard(name)
+        elif name not in self.everywhere and count(lanes) == len(self.exists):
+            self.masks.pop(name, None)
+            self.everywhere.add(name)
         elif name not in self.everywhere:
             mask, all_of_it = self._mask(name), whole(self.types[name])
             mask[lanes] = all_of_it
@@ -53,7 +56,8 @@ class RegisterFile:
 
     def _mask(self, name):
         if name not in self.masks:  # about threads that do not exist, nobody asks
-            self.masks[name] = np.where(self.exists, np.uint8(0), np.uint8(whole(self.types[name])))
+            known = ~self.exists | (name in self.everywhere)
+            self.masks[name] = known * np.uint8(whole(self.types[name]))
         return self.masks[name]
 
 
