@@ -67,8 +67,8 @@ def most_threads(name: str, plain: bool, double: bool = False) -> int:
 
 
 # Threads that a multiprocessor is to have registers for, 64 or 72 each: twice as many as the compiler left of itself.
-# Before 9.0 the assembler would not do with 72, nor with 80, without some of them in memory.
-BUSY, BUSY_WARPS, BUSY_WARPS_BEFORE_9 = 1024, 896, 640
+# Before 9.0 the assembler would not do with these, nor with 80, without some of them in memory.
+BUSY, BUSY_WARPS, BUSY_BEFORE_9 = 1024, 896, 640
 
 
 @cache
@@ -77,8 +77,8 @@ def kernel(name: str, dtype: str, plain: bool, pairs: bool = True) -> Kernel:
     parts = Parts(name, dtype, plain, pairs)
     whole_name = " ".join((name, dtype, "plain" if plain else "general", "pairs" if pairs else "singles"))
     threads = most_threads(name, plain, dtype == "float64")
-    busy = (BUSY_WARPS, BUSY_WARPS_BEFORE_9) if name == "warp" else (BUSY, BUSY)
-    blocks = [most // threads if plain and dtype != "float64" else 1 for most in busy]
+    busy = BUSY_WARPS if name == "warp" else BUSY, BUSY_BEFORE_9
+    blocks = [max(1, most // threads) if plain and dtype != "float64" else 1 for most in busy]
     return Kernel(whole_name, _MAKE[name](parts), signature(parts.numbers.arithmetic), threads, *blocks)
 
 
