@@ -24,15 +24,20 @@ ARITHMETIC_TYPES = ("float32", "float64")
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 CLEAN = "bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"  # which the assembler says after "0 "
 
-# Registers of a thread at most, on any device and for any type: plain kernels, and general ones. A few more than there
-# are now. What is asked for in blocks of 8 is what decides how many warps a multiprocessor takes.
+# Registers of a thread at most, on any device: plain kernels, which are held to that many, those of float64, and
+# general ones. A few more than there are now. What is asked for in blocks of 8 is what decides how many warps a
+# multiprocessor takes.
 REGISTERS = {
-    "warp": (128, 216),
-    "block": (96, 200),
-    "online": (144, 232),
-    "part": (136, 224),
-    "finish": (120, 128),
+    "warp": (96, 120, 216),
+    "block": (88, 96, 200),
+    "online": (64, 112, 232),
+    "part": (96, 112, 224),
+    "finish": (96, 128, 128),
 }
+
+
+def ceiling_of(name, dtype, plain):
+    return REGISTERS[name][(1 if dtype == "float64" else 0) if plain else 2]
 
 
 def compiled(kernel, capability):
@@ -131,14 +136,14 @@ def test_rows(dtype, plain, name):
         ptx, report = compiled(kernel, capability)
         code = instructions(ptx)
         codes[capability] = without_names(code)
-        check_machine_code(report, kernel, capability, REGISTERS[name][not plain])
+        check_machine_code(report, kernel, capability, ceiling_of(name, dtype, plain))
         check_ptx(code)
         if dtype != "float64":
             assert not re.search(r"\.f64\b", "\n".join(code)), "float64 arithmetic"
         assert wide("ld.global", code) > 0
         if name != "part":
             assert wide("st.global", code) > 0
-        if name != "finish":
+        if name == "block" or (not plain and name != "finish"):  # of these, the block's memory keeps rows
             assert wide("st.shared", code) > 0
             assert wide("ld.shared", code) > 0
     assert_alike(codes)
