@@ -51,7 +51,12 @@ class Kernel(NamedTuple):
     function: Callable[[Any], None]
     signature: types.Type
     threads: int  # that its blocks have at most
-    blocks: int = 1  # that a multiprocessor has registers for at least
+    blocks: int = 1  # that a multiprocessor has registers for at least,
+    blocks_before_9: int = 1  # and one before compute capability 9.0
+
+    def blocks_on(self, capability: tuple[int, int]) -> int:
+        """Of the two, that on a device."""
+        return self.blocks if capability >= (9, 0) else self.blocks_before_9
 
 
 def most_threads(name: str, plain: bool, double: bool = False) -> int:
@@ -62,7 +67,8 @@ def most_threads(name: str, plain: bool, double: bool = False) -> int:
 
 
 # Threads that a multiprocessor is to have registers for, 64 or 72 each: twice as many as the compiler left of itself.
-BUSY, BUSY_WARPS = 1024, 896
+# Before 9.0 the assembler would not do with these, nor with 80, without some of them in memory.
+BUSY, BUSY_WARPS, BUSY_BEFORE_9 = 1024, 896, 640
 
 
 @cache
@@ -71,8 +77,9 @@ def kernel(name: str, dtype: str, plain: bool, pairs: bool = True) -> Kernel:
     parts = Parts(name, dtype, plain, pairs)
     whole_name = " ".join((name, dtype, "plain" if plain else "general", "pairs" if pairs else "singles"))
     threads = most_threads(name, plain, dtype == "float64")
-    blocks = (BUSY_WARPS if name == "warp" else BUSY) // threads if plain and dtype != "float64" else 1
-    return Kernel(whole_name, _MAKE[name](parts), signature(parts.numbers.arithmetic), threads, blocks)
+    busy = BUSY_WARPS if name == "warp" else BUSY, BUSY_BEFORE_9
+    blocks = [max(1, most // threads) if plain and dtype != "float64" else 1 for most in busy]
+    return Kernel(whole_name, _MAKE[name](parts), signature(parts.numbers.arithmetic), threads, *blocks)
 
 
 class Parts:

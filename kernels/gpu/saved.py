@@ -32,7 +32,7 @@ def code_of(kernel: Kernel, capability: tuple[int, int]) -> Code:
     files, key = _files(), (kernel.name, capability)
     found = files.load(key) if files else None
     if found is None:
-        ptx = to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks)
+        ptx = to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks_on(capability))
         machine, _ = to_machine_code(ptx, capability)
         found = machine, entry_of(ptx)
         if files:

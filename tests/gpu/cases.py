@@ -219,6 +219,6 @@ def choice_of_table(name, device, dtype, n_rows, n_classes):
     if name == "block":
         return launch.block(device, of_type, True, n_rows, chunks)
     if name == "online":
-        threads = launch.online_threads(of_type, True, n_classes * of_type.item)
+        threads = launch.online_threads(device, of_type, n_rows, chunks)
         return launch.online(of_type, True, n_rows, chunks, threads, 0)
     return launch._split(device, of_type, True, n_rows, chunks, True)

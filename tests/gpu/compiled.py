@@ -34,7 +34,7 @@ def ptx_of(kernel, capability):
 def _compiled(kernel, capability):
     """As for users, but Numba's own part is the same for all devices, and half of the work: it is done once for all."""
     with mock.patch.object(compiler, _NUMBAS_OWN, _of_any_device):
-        return to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks)
+        return to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks_on(capability))
 
 
 @cache

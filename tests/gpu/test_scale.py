@@ -47,5 +47,5 @@ def test_it_compiles_for_every_device(dtype):
     for capability in CAPABILITIES:
         kernel = scale.kernel(dtype, dtype in ("float32", "float64") or capability >= (8, 0))
         ptx, report = compiled(kernel, capability)
-        check_machine_code(report, kernel, 40)
+        check_machine_code(report, kernel, capability, 40)
         check_ptx(instructions(ptx))
