@@ -212,8 +212,8 @@ def facts(found: Results) -> list[str]:
         f"Versions: {', '.join(f'{name} {text}' for name, text in found['versions'].items())}.",
         f"Command: `{found['command']}`, {found['date']}.",
         "Times are medians of at least nine interleaved rounds, by CUDA events, with other data in the level-2 cache, "
-        "the gradient array of fastce and NumPy preallocated. While that data is written, for 2 ms, Python launches the kernels; "
-        "who needs more time for it than that is timed with it. Ratios are of medians, in brackets the least and the "
+        "the gradient array of fastce and NumPy preallocated. While that data is written, for 2 ms, Python launches the "
+        "kernels; who needs more time for it than that is timed with it. Ratios are of medians, in brackets the least and the "
         "most that their quartiles allow. Copy: as many bytes copied on the device by the driver; 1.00 of copy speed "
         "would be as fast as that. GB/s: each logit read once and each element of the gradient written once, by the "
         "time.",
