@@ -1,7 +1,7 @@
 """fastce on a GPU beside its peers: `python -m fastce.bench.gpu --json gpu.json`, on a machine that has one.
 
 Every contender is checked against float64 before it is timed; all of a cell are timed in turn, with CUDA events and a
-cold level-2 cache. The results are saved after each cell. No run on a GPU has been made with this yet.
+cold level-2 cache. The results are saved after each cell.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ def facts(found: Results) -> list[str]:
         f"Versions: {', '.join(f'{name} {text}' for name, text in found['versions'].items())}.",
         f"Command: `{found['command']}`, {found['date']}.",
         "Times are medians of at least nine interleaved rounds, by CUDA events, with other data in the level-2 cache, "
-        "the gradient array of fastce and NumPy preallocated. While that data is written Python launches the kernels; "
-        "who needs more time for it than that is timed with it. Ratios are of medians, in brackets the least and the "
+        "the gradient array of fastce and NumPy preallocated. While that data is written, for 2 ms, Python launches the "
+        "kernels; who needs more time for it than that is timed with it. Ratios are of medians, in brackets the least and the "
         "most that their quartiles allow. Copy: as many bytes copied on the device by the driver; 1.00 of copy speed "
         "would be as fast as that. GB/s: each logit read once and each element of the gradient written once, by the "
         "time.",

@@ -1,6 +1,6 @@
 """What the loss for PyTorch hands to the path for GPUs, and takes back: with stand-ins for CuPy and for that path.
 
-Tensors of the CPU play those of a GPU. The kernels themselves are tested in tests/gpu.
+Tensors of the CPU play those of a GPU, but for the last test, which needs one. The kernels are tested in tests/gpu.
 """
 
 import contextlib
@@ -15,7 +15,9 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 import torch
 
 import fastce
+import fastce.torch
 from fastce import dispatch
+from fastce.places import missing_gpu
 from fastce.torch import fused, options, solve
 
 
@@ -106,3 +108,47 @@ def test_a_gradient_is_scaled_by_a_number_that_stays_on_the_gpu(gpu):
 def test_arrays_of_a_gpu_are_the_tensors_themselves():
     assert solve.array_of(torch.empty(3, device="meta", requires_grad=True)).device.type == "meta"
     assert solve.array_of(None) is None
+
+
+@pytest.fixture
+def cuda():
+    if reason := missing_gpu():
+        pytest.skip(reason)
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no GPU")
+    return torch.device("cuda")
+
+
+def of_both(x, y, dtype, **options):
+    """Loss and gradient by fastce and by PyTorch in float64, for an upstream gradient of numbers unlike 1."""
+    ours, exact = x.to(dtype).requires_grad_(), x.to(dtype).double().requires_grad_()
+    loss = fastce.torch.cross_entropy(ours, y, **options)
+    options = {name: o.double() if isinstance(o, torch.Tensor) else o for name, o in options.items()}
+    wanted = torch.nn.functional.cross_entropy(exact, y, **options)
+    upstream = torch.linspace(0.5, 2, wanted.numel(), device=x.device).view(wanted.shape)
+    loss.backward(upstream.to(loss.dtype))
+    wanted.backward(upstream.to(loss.dtype).double())
+    return loss, ours.grad, wanted, exact.grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(7,), (64, 10), (33, 5000), (4, 12, 5, 3)], ids=str)
+def test_on_a_gpu(cuda, dtype, reduction, shape):
+    torch.manual_seed(0)
+    n_classes = shape[min(1, len(shape) - 1)]
+    x = torch.randn(shape, device=cuda) * 3
+    y = torch.randint(n_classes, shape[:1] + shape[2:] if len(shape) > 1 else (), device=cuda)
+    weight = torch.rand(n_classes, device=cuda).to(dtype)
+    near = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 2e-6, torch.float64: 1e-12}[dtype]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    for given in ({}, {"weight": weight, "label_smoothing": 0.1, "ignore_index": 1}):
+        with torch.cuda.stream(stream):
+            loss, grad, wanted, exact = of_both(x, y, dtype, reduction=reduction, **given)
+        torch.cuda.synchronize()
+        assert loss.dtype == grad.dtype == dtype
+        assert loss.device == grad.device == x.device
+        torch.testing.assert_close(loss.double(), wanted, rtol=near, atol=near)
+        torch.testing.assert_close(grad.double(), exact, rtol=near, atol=near * exact.abs().max().item())

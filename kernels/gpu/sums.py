@@ -22,11 +22,11 @@ from .rows import start_of, target_at
 from .together import EVERY_LANE, WARP, WARP_BITS
 from .vector import bits, from_bits
 
-THREADS = 256
+THREADS = 1024
 FIELD_BYTES = 8 * THREADS // WARP  # what each warp of a block leaves
 SHARED_BYTES = 3 * FIELD_BYTES
-ROWS_A_BLOCK = 8192  # 32 for each thread
-MOST_BLOCKS = 256  # which the block that finishes reads a thread each
+ROWS_A_BLOCK = 8192  # 8 for each thread
+MOST_BLOCKS = 256  # which the block that finishes reads, a thread each
 
 # What a block leaves in `Sums.partials`, 8 bytes each.
 WEIGHT_SUM, ROW_SUM, BAD_ROW, PARTIAL_FIELDS = range(4)

@@ -101,6 +101,20 @@ def test_reductions(rng, place, reduction, normalizer, grad_output):
     check(place, logits, rng.integers(0, 5, 6), **options)
 
 
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+@pytest.mark.parametrize("n_classes", [40, 1001])
+def test_rows_more_and_less_sure_of_a_class(rng, place, dtype, n_classes):
+    """Of the target or of another class: kernels may take less care of powers where a row is not sure."""
+    gaps = np.arange(0, 48) / 2
+    logits = (rng.normal(size=(96, n_classes)) * 2).astype(float_type(dtype))
+    targets = rng.integers(0, n_classes, 96)
+    logits[np.arange(96), np.append(targets[:48], (targets[48:] + 1) % n_classes)] = np.tile(4 + gaps, 2)
+    result = fastce.cross_entropy_with_grad(place.put(logits), place.put(targets), reduction="none")
+    expected = oracle(fastce.cross_entropy_with_grad, logits, targets, reduction="none")
+    assert_loss(place.get(result.loss), expected.loss)
+    assert_grad(place.get(result.grad), expected.grad, tolerances=GRAD_ON_GPU)
+
+
 @pytest.mark.parametrize("dtype", INTEGER_TYPES)
 def test_target_types(rng, place, dtype):
     logits = rng.normal(size=(9, 2)).astype(np.float32)
