@@ -63,17 +63,16 @@ class Count(NamedTuple):
 
 
 # Counted by executing the PTX of compute capability 9.0, plain cross-entropy of class targets with gradient, in an
-# interpreter: instructions of all threads at two sizes of a row, which give the two numbers (warp: 256 and 1,000
-# classes; block: 32,000 and 50,257 or 16,384; online: 65,536 and 131,072). What they give for other sizes was off by
-# 20% at 10 classes, 6% at 1,000 of 16 bits, 5% at 2,048, and 2% from 4,096 on. PTX is not machine code, which may have
-# some instructions more or less.
+# interpreter: instructions of all threads at two sizes of a row, which give the two numbers (warp: 144 and 256 classes;
+# block: 16,384 and 32,000; online: 65,536 and 131,072). PTX is not machine code, which may have some instructions more
+# or less.
 COUNTS = {
-    ("warp", "float32"): Count(19.7, 400, 1),
-    ("warp", "16 bits"): Count(20.5, 330, 1),
-    ("block", "float32"): Count(12.1, 192, 1),
-    ("block", "16 bits"): Count(13.2, 178, 1),
-    ("online", "float32"): Count(21.7, 144, 2),
-    ("online", "16 bits"): Count(23.3, 135, 2),
+    ("warp", "float32"): Count(10.7, 561, 2),
+    ("warp", "16 bits"): Count(14.5, 535, 2),
+    ("block", "float32"): Count(12.4, 181, 1),
+    ("block", "16 bits"): Count(13.8, 178, 1),
+    ("online", "float32"): Count(12.3, 292, 2),
+    ("online", "16 bits"): Count(14.7, 292, 2),
 }
 WRITES = 1
 # Sectors of 32 bytes that are accessed, by those that logits and gradient take: counted likewise, 4,096 bfloat16.

@@ -13,8 +13,8 @@ from . import standin
 from .cases import choice_of_table
 
 # Two sizes of a row each, which give instructions for each element and for each thread; and how many rows.
-SIZES = {"warp": (256, 1000), "block": (16_384, 32_000), "online": (65_536, 131_072)}
-ROWS = {"warp": 8, "block": 1, "online": 1}
+SIZES = {"warp": (144, 256), "block": (16_384, 32_000), "online": (65_536, 131_072)}
+ROWS = {"warp": 64, "block": 1, "online": 1}
 # What the model may be off at these sizes, relatively: rows that share a warp are no straight line of their length.
 NEAR = {"warp": 0.3, "block": 0.02, "online": 0.02}
 OF_A_ROW = 6  # sectors that a row takes beside its logits and its gradient, at most
