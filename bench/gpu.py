@@ -1,7 +1,8 @@
 """fastce on a GPU beside its peers: `python -m fastce.bench.gpu --json gpu.json`, on a machine that has one.
 
 Every contender is checked against float64 before it is timed; all of a cell are timed in turn, with CUDA events and a
-cold level-2 cache. The results are saved after each cell.
+cold level-2 cache. The results are saved after each cell. `--saved gpu.json --readme README.md` writes the table of
+results that were saved into the README, on any machine.
 """
 
 from __future__ import annotations
@@ -23,13 +24,25 @@ from .contenders import dtype_of
 from .gpu_cases import FUNCTIONS, PEERS, PROVIDERS, select, that_fit
 from .gpu_contenders import GpuOracle, GpuProblem
 from .gpu_timing import ColdRace, Stopwatch
-from .report import lay_out, save, wrap
+from .report import lay_out, load, markdown_table, save, wrap, write_between_markers
 from .run import SEED, Record, Results, record, results
-from .tables import Table, best_peer, gigabytes_per_second, groups, losses, ratio, speed_table, title
+from .tables import (
+    Table,
+    best_peer,
+    duration,
+    gigabytes_per_second,
+    groups,
+    losses,
+    ratio,
+    shape,
+    speed_table,
+    title,
+)
 
 OK, WRONG, NO_GPU = 0, 1, 2
 BUDGET = 0.5  # seconds of rounds in a cell, beyond the least number of rounds
 COMMAND = "python -m fastce.bench.gpu"
+START, END = "<!-- gpu:start -->", "<!-- gpu:end -->"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
             option, nargs="+", type=int, metavar="N", default=[], help="every pair, not the built-in cells"
         )
     made.add_argument("--json", type=Path, metavar="PATH", help="save the results")
+    made.add_argument("--saved", type=Path, metavar="PATH", help="measure nothing: print results that were saved")
+    made.add_argument("--readme", type=Path, metavar="PATH", help="write their table between the markers of this file")
     return made
 
 
@@ -57,6 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if bool(options.rows) != bool(options.classes):
         parser().error("--rows and --classes go together")
+    if bool(options.readme) and not options.saved:
+        parser().error("--readme needs --saved")
+    if options.saved:
+        found = load(options.saved)
+        if options.readme:
+            write_between_markers(options.readme, to_markdown(found), START, END)
+        print(to_text(found))
+        return OK
     if reason := missing_gpu():
         print(f"{COMMAND}: nothing was measured: {reason}", file=sys.stderr)
         return NO_GPU
@@ -181,6 +204,35 @@ def to_text(found: Results) -> str:
     return "\n\n".join([*parts, wrap(facts(found)), lay_out(short_table(found["records"]))])
 
 
+def to_markdown(found: Results) -> str:
+    """What stands in the README."""
+    gpu, command = found["machine"]["GPU"], found["command"]
+    parts = [
+        f"Measured on one {gpu} by `{command}`, {found['date']}: medians of the GPU's own time, cold caches, Python's "
+        "launches hidden behind other work. The copy is the driver's, of as many bytes."
+    ]
+    for key, records in groups(found["records"]).items():
+        parts.append(f"{title(key)}:\n\n{markdown_table(readme_table(records))}")
+    return "\n\n".join(parts)
+
+
+def readme_table(records: Sequence[Record]) -> Table:
+    """Tabulate times, and two ratios of them, without spreads."""
+    names = [name for name in PROVIDERS if name != "copy" and any(name in r["times"] for r in records)]
+    rows = [["rows x classes", *(PROVIDERS[name].title for name in names), "of copy speed", "over the best peer"]]
+    for r in records:
+        best = best_peer(r)
+        rows.append(
+            [
+                shape(r),
+                *(duration(r["times"][name]["median"]) if name in r["times"] else "" for name in names),
+                f"{ratio(r, 'copy', 'fastce')[0]:.2f}",
+                f"{ratio(r, best, 'fastce')[0]:.2f}" if best else "",
+            ]
+        )
+    return rows
+
+
 def short_table(records: Sequence[Record]) -> Table:
     """Tabulate medians over the cells of each function and type, and how many of them a peer wins."""
     rows = [
@@ -212,11 +264,11 @@ def facts(found: Results) -> list[str]:
         f"Versions: {', '.join(f'{name} {text}' for name, text in found['versions'].items())}.",
         f"Command: `{found['command']}`, {found['date']}.",
         "Times are medians of at least nine interleaved rounds, by CUDA events, with other data in the level-2 cache, "
-        "the gradient array of fastce and NumPy preallocated. While that data is written, for 2 ms, Python launches the "
-        "kernels; who needs more time for it than that is timed with it. Ratios are of medians, in brackets the least and the "
-        "most that their quartiles allow. Copy: as many bytes copied on the device by the driver; 1.00 of copy speed "
-        "would be as fast as that. GB/s: each logit read once and each element of the gradient written once, by the "
-        "time.",
+        "the gradient array of fastce and NumPy preallocated. While that data is written, for 2 ms, Python launches "
+        "the kernels; who needs more time than that is timed with it. Ratios are of medians, in brackets the least and "
+        "the most that their quartiles allow. Copy: as many bytes copied on the device by the driver; 1.00 of its "
+        "speed would be as fast as that. GB/s: each logit read once and each element of the gradient written once, by "
+        "the time.",
         *(f"Left out: {PROVIDERS[n].title if n in PROVIDERS else n} ({why})." for n, why in found["left_out"].items()),
     ]
     return [*lines, f"Faster than fastce: {'; '.join(losses(found['records'], PROVIDERS)) or 'none in this run'}."]

@@ -3,9 +3,8 @@
 The time of loss and gradient is the longer of two: that of the memory, for the bytes that the kernel reads and
 writes, and that of the multiprocessors, for the instructions of its threads, all taken to be as fast as those of
 float32 (A100 and T4 do integer ones beside them, and may be faster). Launches, latencies and the last wave of blocks
-are left out, and so are few rows, where these are most of the time. Rows that are read twice are taken to come from
-memory both times; a large level-2 cache may still have them. No kernel has run on a GPU yet, so nothing of this has
-been compared with one.
+are left out, and so are few rows, where these are most of the time: what was measured on an H200 is beside it in the
+README. Rows that are read twice come from memory once where a cache holds those that are being worked on.
 
 `python -m fastce.bench.gpu_model --readme README.md` writes the table into the README. It needs numba-cuda, no GPU.
 """
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastce.kernels.gpu.launch import Device, Launch, choose
+from fastce.kernels.gpu.launch import BUSY, Device, Launch, choose
 
 from .cases import Case
 from .report import lay_out, markdown_table, write_between_markers
@@ -35,6 +34,7 @@ class Gpu(NamedTuple):
     issue: int
     gigabytes: float  # a second, of memory
     tflops: float  # of float32, as the data sheet says: two operations for each of these instructions
+    cache_mib: int  # of the second level
 
     @property
     def instructions(self) -> float:
@@ -43,14 +43,14 @@ class Gpu(NamedTuple):
 
 
 GPUS = {
-    "H200": Gpu((9, 0), 132, 1.98, 128, 4800, 67),
-    "H100 SXM": Gpu((9, 0), 132, 1.98, 128, 3350, 67),
-    "A100 80 GB SXM": Gpu((8, 0), 108, 1.41, 64, 2039, 19.5),
-    "RTX 5090": Gpu((12, 0), 170, 2.41, 128, 1792, 104.8),
-    "RTX 4090": Gpu((8, 9), 128, 2.52, 128, 1008, 82.6),
-    "L40S": Gpu((8, 9), 142, 2.52, 128, 864, 91.6),
-    "L4": Gpu((8, 9), 58, 2.04, 128, 300, 30.3),
-    "T4": Gpu((7, 5), 40, 1.59, 64, 320, 8.1),
+    "H200": Gpu((9, 0), 132, 1.98, 128, 4800, 67, 50),
+    "H100 SXM": Gpu((9, 0), 132, 1.98, 128, 3350, 67, 50),
+    "A100 80 GB SXM": Gpu((8, 0), 108, 1.41, 64, 2039, 19.5, 40),
+    "RTX 5090": Gpu((12, 0), 170, 2.41, 128, 1792, 104.8, 96),
+    "RTX 4090": Gpu((8, 9), 128, 2.52, 128, 1008, 82.6, 72),
+    "L40S": Gpu((8, 9), 142, 2.52, 128, 864, 91.6, 96),
+    "L4": Gpu((8, 9), 58, 2.04, 128, 300, 30.3, 48),
+    "T4": Gpu((7, 5), 40, 1.59, 64, 320, 8.1, 4),
 }
 
 
@@ -109,9 +109,18 @@ def predict(gpu: Gpu, case: Case) -> Prediction:
     if others:
         raise ValueError(f"{case.n_rows} rows are too few for this model")
     count = COUNTS[launch.name, "float32" if case.dtype == "float32" else "16 bits"]
-    moved = (count.reads + WRITES) * case.logits_bytes * SECTORS + ROW_BYTES * case.n_rows
+    reads = 1 if _cached(gpu, case, launch) else count.reads
+    moved = (reads + WRITES) * case.logits_bytes * SECTORS + ROW_BYTES * case.n_rows
     of_row = count.element * case.n_classes + count.thread * _threads_of_row(launch, choice.lane_bits)
     return Prediction(launch.name, moved / gpu.gigabytes / 1e9, case.n_rows * of_row / gpu.instructions)
+
+
+def _cached(gpu: Gpu, case: Case, launch: Launch) -> bool:
+    """Whether the second-level cache holds the rows that are being worked on."""
+    if launch.name == "warp":
+        return True
+    rows = gpu.multiprocessors * (BUSY // launch.threads)
+    return rows * case.logits_bytes // case.n_rows <= gpu.cache_mib << 20
 
 
 def _threads_of_row(launch: Launch, lane_bits: int) -> int:
@@ -143,10 +152,10 @@ def table() -> Table:
 def to_markdown() -> str:
     """What stands in the README."""
     return (
-        "**A model's prediction, not a measurement: no kernel of fastce has run on a GPU yet.** Loss with gradient, at "
-        "best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the rates of data "
-        "sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
-        "speed, each logit read once and each element of the gradient written once; rows too long for the chip are "
+        "**A model's prediction, not a measurement**, for GPUs on which the kernels have not run, too. Loss with "
+        "gradient, at best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the rates of "
+        "data sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
+        "speed, each logit read once and each element of the gradient written once; rows too long for the caches are "
         "read twice. `bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
     )
 
