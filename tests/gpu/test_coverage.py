@@ -84,7 +84,7 @@ def test_every_instruction_of_sums_is_executed(gpu, monkeypatch, rng, dtype):
     monkeypatch.setattr(sums, "ROWS_A_BLOCK", 5 * sums.THREADS)  # loops are unrolled to four rows of each thread
     gpu.launches.clear()
     with standin.Device(gpu, number_of("9.0")):
-        for n_rows in (40, 3600):
+        for n_rows in (40, 9 * sums.THREADS):
             x, y = rng.normal(size=(n_rows, 2)).astype(dtype), rng.integers(-2, 3, n_rows)
             w, s = rng.uniform(1, 2, 2).astype(dtype), rng.uniform(1, 2, n_rows).astype(dtype)
             good, counts = (y >= 0) & (y < 2), y != -1
