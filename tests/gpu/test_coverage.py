@@ -23,6 +23,7 @@ UNCOVERED = {
     r"bra\.uni": "a target of another number of bytes than there are: where a table of numbers ends",
     rf"({_COMPUTES}){{,16}}(div|rem)\.[su]64; ({_COMPUTES}){{,2}}bra\.uni": "a quotient of more than 32 bits",
     r"(sub\.f(32|64); )+bra\.uni": "log_softmax of capped logits, which no function asks for",
+    r"add\.f(32|64); div\.rn\.f(32|64); .*fma.*; mov\.u64; (mov\.f(32|64); )*bra\.uni": "log_softmax, in plain kernels",
     r"mov\.u(32|64)(; st\.shared\.u(32|64))+": "what parts of a row left, where they left nothing, which is nowhere",
     r"setp\.eq\.s64; bra; neg\.s64; add\.s64; setp\.ne\.s64; bra": "what `add` adds up where there are no losses",
     r"setp\.lt\.u64; max\.s64; .*fma\.rn\.f64": "probabilities in another type than float64, for logits of float64",
