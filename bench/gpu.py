@@ -1,7 +1,7 @@
 """fastce on a GPU beside its peers: `python -m fastce.bench.gpu --json gpu.json`, on a machine that has one.
 
 Every contender is checked against float64 before it is timed; all of a cell are timed in turn, with CUDA events and a
-cold level-2 cache. The results are saved after each cell. `--saved gpu.json --readme README.md` writes the table of
+cold level-2 cache. The results are saved after each cell. `--saved gpu.json --readme README.md` writes the tables of
 results that were saved into the README, on any machine.
 """
 
@@ -61,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
             option, nargs="+", type=int, metavar="N", default=[], help="every pair, not the built-in cells"
         )
     made.add_argument("--json", type=Path, metavar="PATH", help="save the results")
-    made.add_argument("--saved", type=Path, metavar="PATH", help="measure nothing: print results that were saved")
-    made.add_argument("--readme", type=Path, metavar="PATH", help="write their table between the markers of this file")
+    made.add_argument("--saved", nargs="+", type=Path, metavar="PATH", help="measure nothing: print saved results")
+    made.add_argument("--readme", type=Path, metavar="PATH", help="write their tables between the markers of this file")
     return made
 
 
@@ -75,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bool(options.readme) and not options.saved:
         parser().error("--readme needs --saved")
     if options.saved:
-        found = load(options.saved)
+        saved = [load(path) for path in options.saved]
         if options.readme:
-            write_between_markers(options.readme, to_markdown(found), START, END)
-        print(to_text(found))
+            write_between_markers(options.readme, to_markdown(saved), START, END)
+        print(*map(to_text, saved), sep="\n\n")
         return OK
     if reason := missing_gpu():
         print(f"{COMMAND}: nothing was measured: {reason}", file=sys.stderr)
@@ -204,15 +204,18 @@ def to_text(found: Results) -> str:
     return "\n\n".join([*parts, wrap(facts(found)), lay_out(short_table(found["records"]))])
 
 
-def to_markdown(found: Results) -> str:
+def to_markdown(saved: Sequence[Results]) -> str:
     """What stands in the README."""
-    gpu, command = found["machine"]["GPU"], found["command"]
+    (gpu,) = {found["machine"]["GPU"] for found in saved}
     parts = [
-        f"Measured on one {gpu} by `{command}`, {found['date']}: medians of the GPU's own time, cold caches, Python's "
-        "launches hidden behind other work. The copy is the driver's, of as many bytes."
+        f"Measured on one {gpu}: medians of the GPU's own time with cold caches, Python's launches hidden behind other "
+        "work, loss with gradient of a mean, into a given array. A copy is the driver's, of as many bytes; quack in one "
+        "pass gives losses of rows and a gradient that is not divided by their number."
     ]
-    for key, records in groups(found["records"]).items():
-        parts.append(f"{title(key)}:\n\n{markdown_table(readme_table(records))}")
+    for found in saved:
+        for key, records in groups(found["records"]).items():
+            parts.append(f"{title(key)}:\n\n{markdown_table(readme_table(records))}")
+        parts.append(f"<sub>`{found['command']}`, {found['date']}</sub>")
     return "\n\n".join(parts)
 
 

@@ -121,7 +121,8 @@ def cuda():
 
 def of_both(x, y, dtype, **options):
     """Loss and gradient by fastce and by PyTorch in float64, for an upstream gradient of numbers unlike 1."""
-    ours, exact = x.to(dtype).requires_grad_(), x.to(dtype).double().requires_grad_()
+    ours = x.to(dtype, copy=True).requires_grad_()
+    exact = ours.detach().to(torch.float64, copy=True).requires_grad_()
     loss = fastce.torch.cross_entropy(ours, y, **options)
     options = {name: o.double() if isinstance(o, torch.Tensor) else o for name, o in options.items()}
     wanted = torch.nn.functional.cross_entropy(exact, y, **options)

@@ -14,12 +14,12 @@ block         as much as a block may have  Read once and written once. Plain ker
               12.0: 99; 8.0: 163; 9.0,     The others keep what they read: 16-bit logits twice as many. Plain rows
               10.0: 227); plain ones only  are kept only where caches are small: on an H200, 4,096 to 32,768 classes
               on 7.5, 8.6 and 8.7          of float32 reach .86 to .60 of copy speed, and .59 to .40 of bfloat16;
-                                           online, .87 to .77 and .73 to .69.
+                                           online, .90 to .84 and .74 to .69.
 online        all others                   Plain rows are read twice, the second time backwards from the caches: 8
-                                           chunks for a thread, 1,024 threads on a multiprocessor are 128 KiB of
-                                           rows for each, 17 MB on an H100, whose second-level cache has 50. Longer
-                                           rows come from memory again, in part: 12 bytes an element of float32
-                                           where 8 are ideal. The others go through the block's memory in pieces
+                                           chunks for each of 1,024 threads on a multiprocessor are 128 KiB, and
+                                           17 MB on an H100, whose second-level cache has 50; twice as much for 256
+                                           threads and more. Rows beyond 256 KiB come from memory again, in part:
+                                           12 bytes an element of float32 where 8 are ideal. The others go through the block's memory in pieces
                                            that leave room for two blocks on a multiprocessor.
 ============  ===========================  ========================================================================
 """
