@@ -51,14 +51,15 @@ def test_every_launch_is_possible_and_covers_all_rows(capability, dtype, plain):
 
 
 def test_the_choice():
-    def names(n_rows, n_classes, dtype="float32", capability=(9, 0)):
-        return [
-            launch.name for launch in choose(Device(capability, 132), dtype, True, n_rows, n_classes, True).launches
-        ]
+    """Far from where the table changes from one kernel to another."""
 
-    assert names(65536, 10) == names(8192, 1000) == ["warp"]
-    assert names(32, 1000) == names(1024, 50_257) == ["block"]
-    assert names(1024, 50_257, capability=(8, 0)) == names(1024, 131_072) == ["online"]
+    def names(n_rows, n_classes, plain=True, capability=(9, 0)):
+        chosen = choose(Device(capability, 132), "float32", plain, n_rows, n_classes, True)
+        return [launch.name for launch in chosen.launches]
+
+    assert names(65536, 10) == names(65536, 200) == names(65536, 200, plain=False) == ["warp"]
+    assert names(1024, 50_257) == names(1024, 131_072) == names(1024, 131_072, plain=False) == ["online"]
+    assert names(1024, 8192, capability=(8, 6)) == names(1024, 8192, plain=False) == ["block"]
     assert names(1, 262_144) == ["part", "finish"]
 
 

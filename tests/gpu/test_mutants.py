@@ -97,6 +97,10 @@ class CheckedRows(Checked):
         return results
 
 
+# Rows of one block, some threads of which have two, and of three blocks.
+FEW, SEVERAL = sums.THREADS + 44, 4 * sums.THREADS + 76
+
+
 class CheckedSums(Checked):
     """A kernel of sums over rows, that of their layout, or that of a factor."""
 
@@ -114,7 +118,7 @@ class CheckedSums(Checked):
 
     def weigh(self, rng):
         """For one block, the last lane of each of whose warps finds the first bad target in turn; and for several."""
-        for n, bad_row in [*((300, 32 * warp + 31) for warp in range(8)), (1100, 900)]:
+        for n, bad_row in [(SEVERAL, SEVERAL - 200), *((FEW, lane) for lane in range(31, sums.THREADS, 32))]:
             y, s, w = rng.integers(-1, 4, n), self._some(rng, n), self._some(rng, 4)
             y[bad_row], y[-1] = 4, -5
             counts, bad = y != -1, np.isin(np.arange(n), (bad_row, n - 1))
@@ -123,21 +127,24 @@ class CheckedSums(Checked):
             found = self.totals.weigh(put(y), n, 4, -1, put(w), put(s), True, 2.0, self.dtype)
             self._check_weighed(found, weights[counts].sum(), s.astype(float)[counts].sum(), bad_row)
             yield found.words
+            self.gpu.options = {"schedule": "lockstep"}  # which takes a fraction of the time
 
     def weigh_finish(self, rng):
-        for warp in range(8):
-            partials = rng.uniform(1, 2, (256, sums.PARTIAL_FIELDS))
-            bad_rows = (rng.permutation(256) + 10) * (2**33 + 7)  # of which both halves are looked at
-            bad_rows[32 * warp + 31] = bad_row = 3 * 2**33 + 5
+        """As many partials as threads, of whose warps the last lane of each has the first bad target in turn."""
+        for lane in range(31, sums.THREADS, 32):
+            partials = rng.uniform(1, 2, (sums.THREADS, sums.PARTIAL_FIELDS))
+            bad_rows = (rng.permutation(sums.THREADS) + 10) * (2**33 + 7)  # of which both halves are looked at
+            bad_rows[lane] = bad_row = 3 * 2**33 + 5
             partials[:, sums.BAD_ROW] = bad_rows.view(float)
             made = self.totals.room_for_weighed()
             places = {"scales": made.scales_at, "divisor_at": made.divisor_at, "bad_row": made.words}
             self._finish("weigh_finish", partials, both=1, upstream=2.0, **places)
             self._check_weighed(made, *partials[:, :2].sum(axis=0), bad_row)
             yield made.words
+            self.gpu.options = {"schedule": "lockstep"}
 
     def add(self, rng):
-        for n in (300, 1100):
+        for n in (FEW, SEVERAL):
             losses, out = self._some(rng, n), self.gpu.empty((), self.dtype)
             divisor = self.gpu.put(np.array([3.0]))
             self.totals.add(self.gpu.put(losses), self.totals.Weighed(None, divisor.data.ptr, 0), np.nan, out)
@@ -145,7 +152,7 @@ class CheckedSums(Checked):
             yield out
 
     def add_finish(self, rng):
-        partials, out = rng.uniform(1, 2, (200, sums.PARTIAL_FIELDS)), self.gpu.empty((), self.dtype)
+        partials, out = rng.uniform(1, 2, (sums.THREADS - 20, sums.PARTIAL_FIELDS)), self.gpu.empty((), self.dtype)
         self._finish("add_finish", partials, divisor=3.0, out=out)
         np.testing.assert_allclose(out.get(), partials[:, 0].sum() / 3, rtol=1e-14)
         return [out]
