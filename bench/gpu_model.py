@@ -155,9 +155,9 @@ def to_markdown() -> str:
     return (
         "**A model's prediction, not a measurement**, for GPUs on which the kernels have not run, too. Loss "
         "with gradient, at best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the "
-        "rates of data sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
-        "speed, each logit read once and each element of the gradient written once; rows too long for the caches are "
-        "read twice. `bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
+        "rates of data sheets, whichever takes longer (* where that is the instructions). In brackets the share of the "
+        "memory's speed, each logit read once and each element of the gradient written once; rows too long for the "
+        "caches are read twice. `bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
     )
 
 
