@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastce.kernels.gpu.launch import BUSY, Device, Launch, choose
+from fastce.kernels.gpu.kernels import BUSY
+from fastce.kernels.gpu.launch import Device, Launch, choose
 
 from .cases import Case
 from .report import lay_out, markdown_table, write_between_markers
@@ -152,9 +153,9 @@ def table() -> Table:
 def to_markdown() -> str:
     """What stands in the README."""
     return (
-        "**A model's prediction, not a measurement**, for GPUs on which the kernels have not run, too. Loss with "
-        "gradient, at best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the rates of "
-        "data sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
+        "**A model's prediction, not a measurement**, for GPUs on which the kernels have not run, too. Loss "
+        "with gradient, at best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the "
+        "rates of data sheets, whichever takes longer (* where that is the instructions). In brackets the share of the memory's "
         "speed, each logit read once and each element of the gradient written once; rows too long for the caches are "
         "read twice. `bench/gpu_model.py` has the numbers.\n\n" + markdown_table(table())
     )

@@ -19,8 +19,9 @@ online        all others                   Plain rows are read twice, the second
                                            chunks for each of 1,024 threads on a multiprocessor are 128 KiB, and
                                            17 MB on an H100, whose second-level cache has 50; twice as much for 256
                                            threads and more. Rows beyond 256 KiB come from memory again, in part:
-                                           12 bytes an element of float32 where 8 are ideal. The others go through the block's memory in pieces
-                                           that leave room for two blocks on a multiprocessor.
+                                           12 bytes an element of float32 where 8 are ideal. The others go through
+                                           the block's memory in pieces that leave room for two blocks on a
+                                           multiprocessor.
 ============  ===========================  ========================================================================
 """
 
