@@ -82,7 +82,7 @@ TARGETS = ("int64", "uint64", "int32", "uint32", "int16", "uint16", "int8", "uin
 ERRORS = (None, "high", "low", 7)
 
 # Devices whose PTX differs: see test_compile.py.
-DEVICES = ("7.5", "9.0", "10.0")
+DEVICES = ("7.5", "8.0", "9.0", "10.0")
 
 
 class Case(NamedTuple):

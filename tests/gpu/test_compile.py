@@ -18,7 +18,7 @@ from .compiled import machine_code_of, ptx_of
 
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 # What the interpreter runs of each of these stands for all of it: the instructions are the same.
-ALIKE = (((8, 0), (8, 6), (8, 9), (9, 0)), ((10, 0), (12, 0)))
+ALIKE = (((8, 0), (8, 6), (8, 9)), ((10, 0), (12, 0)))
 TYPES = ("float16", "bfloat16", "float32", "float64")
 ARITHMETIC_TYPES = ("float32", "float64")
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
