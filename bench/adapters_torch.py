@@ -1,7 +1,8 @@
 """`fastce.torch.cross_entropy` beside PyTorch's, eager and compiled: loss and backward pass, and peak memory.
 
 Every gradient is allocated anew in each call, as PyTorch does. What is timed is compared with PyTorch's first, and
-everybody of a line is timed in turn. Run with `python -m fastce.bench.adapters_torch`.
+everybody of a line is timed in turn, with a function of autograd that computes nothing: below it, no loss that
+is written in Python can be. Run with `python -m fastce.bench.adapters_torch`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +33,28 @@ LOSSES: dict[str, Loss] = {
     "in place": partial(cross_entropy, inplace=True),
     "PyTorch": torch.nn.functional.cross_entropy,
 }
-COMPILED = "torch.compile"
+COMPILED, NOTHING = "torch.compile", "nothing"
+
+
+class Nothing(torch.autograd.Function):
+    """No loss at all, with the gradient of one: what autograd takes for any function that is written in Python."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grad: Tensor) -> Tensor:
+        """Give 0."""
+        ctx.grad = grad
+        return x.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        """Give what `forward` was given."""
+        return ctx.grad, None
+
+
+def no_loss(x: Tensor, y: Tensor) -> Tensor:
+    """Give 0; the logits' gradient is one of themselves."""
+    loss: Tensor = Nothing.apply(x, x.detach())  # type: ignore[no-untyped-call]
+    return loss
 
 
 def step(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
@@ -53,7 +76,7 @@ def contenders(n_rows: int, n_classes: int, dtype: torch.dtype) -> dict[str, Cal
     wanted = calls["PyTorch"]().float()
     for name, call in calls.items():
         torch.testing.assert_close(call().float(), wanted, rtol=0.02, atol=float(wanted.abs().max()) * 0.02, msg=name)
-    return calls
+    return calls | {NOTHING: partial(step, no_loss, x, y)}
 
 
 def compare(n_rows: int, n_classes: int, dtype: torch.dtype) -> str:
@@ -105,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"Loss and backward, {options.dtype}, {torch.get_num_threads()} threads: microseconds, and how many times ours"
     )
-    names = " ".join(f"{name:>12}" for name in ("fastce", "PyTorch", COMPILED))
+    names = " ".join(f"{name:>12}" for name in ("fastce", "PyTorch", COMPILED, NOTHING))
     print(f"{'rows x classes':>16} {names} {'/ PyTorch':>10} {'/ compiled':>12}")
     for shape in options.shape:
         print(f"{shape:>16} {compare(*_numbers(shape), dtype)}", flush=True)
