@@ -17,10 +17,18 @@ BIN := $(VENV)/bin
 endif
 PY := "$(BIN)/python"
 
-.PHONY: test slow lint format bench bench-peers install browser clean
+.PHONY: test test-gpu test-rest slow lint format bench bench-peers install browser clean
 
+# The interpreter of the GPU's kernels needs one core, and beside it the other tests need no more than theirs. (5: what is
+# left of the tests by ARGS may all be in the other half.)
 test: lint browser
-	$(PY) -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gpu test-rest
+
+test-gpu: lint
+	@$(PY) -m pytest tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
+
+test-rest: lint browser
+	@$(PY) -m pytest --ignore=tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
 
 slow: install
 	$(PY) -m pytest -m slow $(ARGS)
