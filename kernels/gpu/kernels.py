@@ -1,16 +1,20 @@
-"""The kernels: warp per row, block per row, block per row in pieces, and rows split over the grid.
+"""The kernels: warp per row, block per row, block per row that is not kept, and rows split over the grid.
 
-=========  =============================  ===========================================  ==================
-kernel     a row is for                   where it lies meanwhile                      how often it is read
-=========  =============================  ===========================================  ==================
-warp       2**lane_bits lanes of a warp   in the block's memory                        once
-block      a block                        in the block's memory                        once
-online     a block                        a piece at a time in the block's memory      twice
-part       ``parts`` blocks               likewise; findings go to ``Call.stats``      once
-finish     ``parts`` blocks, after that   nowhere                                      once (a second time)
-=========  =============================  ===========================================  ==================
+=========  =============================  ==========================================  =======================
+kernel     a row is for                   where it lies meanwhile                     how often it is read
+=========  =============================  ==========================================  =======================
+warp       2**lane_bits lanes of a warp   plain: in the caches; else in the block's   plain: twice; else once
+                                          memory
+block      a block                        in the block's memory                       once
+online     a block                        plain: in the caches, if they hold it;      twice
+                                          else a piece at a time in the block's
+                                          memory
+part       ``parts`` blocks               likewise; findings go to ``Call.stats``     once
+finish     ``parts`` blocks, after that   nowhere                                     once (a second time)
+=========  =============================  ==========================================  =======================
 
-A kernel that only finds losses does not read a second time.
+A kernel that only finds losses does not read a second time. That plain rows are read again from the caches, and not
+kept, was faster on an H200: see `launch.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ As on the CPU, the largest class is left out of the sum of powers, by its value,
 but its own chunks, and what threads, parts of a row and parts of a grid find is merged in a fixed order.
 
 A thread only ever looks at its own chunks, so that what it keeps in the block's memory needs no waiting for others. In
-a block, all threads know the largest class, and only the first warp all the rest.
+a block, all threads know the largest class, and only the first warp all the rest. Plain rows that are not kept are
+looked at once: each thread has the largest so far, and sums that suit it; then all threads know everything.
 """
 
 from __future__ import annotations
