@@ -12,7 +12,7 @@ import pytest
 
 import fastce
 from fastce.kernels.cpu import NotOnDisk, cache, only_from_disk, targets
-from fastce.kernels.files import Files
+from fastce.kernels.files import Files, digest_of_sources
 
 warmup = sys.modules["fastce.warmup"]  # the module: fastce.warmup is the function
 
@@ -80,15 +80,18 @@ def test_many_threads_save_and_load_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_an_edit_of_any_file_of_the_kernels_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("cache.py", "maths.py"):
-        (tmp_path / name).write_text("x = 1\n")
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
-    sources = cache._sources.__wrapped__
-    before = sources()
-    assert sources() == before
-    (tmp_path / "maths.py").write_text("x = 2\n")
-    assert sources() != before
+def test_an_edit_of_any_file_of_the_kernels_counts(tmp_path: Path) -> None:
+    sources, folder = digest_of_sources.__wrapped__, tmp_path / "cpu"
+    folder.mkdir()
+    edited = [folder / "cache.py", folder / "maths.py", tmp_path / "formats.py", tmp_path / "operators.py"]
+    for path in edited:
+        path.write_text("x = 1\n")
+    found = [sources(folder), sources(folder)]
+    assert len(set(found)) == 1
+    for path in edited:
+        path.write_text("x = 2\n")
+        found.append(sources(folder))
+    assert len(set(found)) == 1 + len(edited)
 
 
 def test_kernels_are_kept_in_these_files() -> None:
