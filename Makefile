@@ -19,13 +19,14 @@ PY := "$(BIN)/python"
 
 .PHONY: test test-gpu test-rest slow lint format bench bench-peers install browser clean
 
-# The interpreter of the GPU's kernels needs one core, and beside it the other tests need no more than theirs. (5: what is
-# left of the tests by ARGS may all be in the other half.)
+# The interpreter of the GPU's kernels needs one core, and beside it the other tests need no more than theirs. Each half
+# has compiled kernels of its own, as some tests look at who compiles what. (5: all tests that ARGS leave may be in the
+# other half.)
 test: lint browser
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gpu test-rest
 
 test-gpu: lint
-	@$(PY) -m pytest tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
+	@NUMBA_CACHE_DIR="$${NUMBA_CACHE_DIR:-$(CURDIR)/.numba_cache}_gpu" $(PY) -m pytest tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
 
 test-rest: lint browser
 	@$(PY) -m pytest --ignore=tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
@@ -75,4 +76,4 @@ $(VENV)/made:
 	@touch "$@"
 
 clean:
-	rm -rf "$(VENV)" build dist *.egg-info .benchmarks .hypothesis .mypy_cache .numba_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" build dist *.egg-info .benchmarks .hypothesis .mypy_cache .numba_cache .numba_cache_gpu .pytest_cache .ruff_cache
