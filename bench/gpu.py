@@ -72,10 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if bool(options.rows) != bool(options.classes):
         parser().error("--rows and --classes go together")
-    if bool(options.readme) and not options.saved:
+    if options.readme and not options.saved:
         parser().error("--readme needs --saved")
     if options.saved:
-        saved = [load(path) for path in options.saved]
+        try:
+            saved = [load(path) for path in options.saved]
+        except (OSError, ValueError) as error:
+            parser().error(f"--saved: {error}")
         if options.readme:
             write_between_markers(options.readme, to_markdown(saved), START, END)
         print(*map(to_text, saved), sep="\n\n")

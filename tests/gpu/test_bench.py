@@ -336,6 +336,28 @@ def test_rows_need_classes():
     assert exit_.value.code == 2
 
 
+def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys):
+    text = README.read_text(encoding="utf-8")
+    copy = tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    saved = [str(README.parent / "bench" / "results" / f"gpu-h200{part}.json") for part in ("", "-long", "-compile")]
+    assert gpu.main(["--saved", *saved, "--readme", str(copy)]) == gpu.OK
+    assert copy.read_text(encoding="utf-8") == text
+    assert capsys.readouterr().out.count("Machine: GPU NVIDIA H200") == len(saved)
+
+
+@pytest.mark.parametrize("content", [None, "no JSON"])
+def test_saved_results_that_cannot_be_read(tmp_path, capsys, content):
+    path = tmp_path / "saved.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    for arguments in (["--saved", str(path)], ["--readme", "README.md"]):
+        with pytest.raises(SystemExit) as exit_:
+            gpu.main(arguments)
+        assert exit_.value.code == 2
+    assert "--readme needs --saved" in capsys.readouterr().err
+
+
 # --- the model
 
 
