@@ -145,7 +145,7 @@ def block(device: Device, of_type: Numbers, plain: bool, n_rows: int, chunks: in
 
 
 def online(of_type: Numbers, plain: bool, n_rows: int, chunks: int, threads: int, tile: int) -> Choice:
-    """Pieces of ``tile`` chunks."""
+    """Pieces of ``tile`` chunks; 0 for plain rows, which are not kept."""
     launch = Launch("online", (n_rows, 1), threads, _shared_bytes(of_type, plain, threads, tile))
     return Choice((launch,), plain, 5, tile, 1, chunks, 0)
 
@@ -153,7 +153,7 @@ def online(of_type: Numbers, plain: bool, n_rows: int, chunks: int, threads: int
 def split(
     of_type: Numbers, plain: bool, n_rows: int, chunks: int, with_grad: bool, threads: int, part: int, tile: int
 ) -> Choice:
-    """Parts of ``part`` chunks, in pieces of ``tile``."""
+    """Parts of ``part`` chunks, in pieces of ``tile``: see `online`."""
     parts, fields = -(-chunks // part), PLAIN_FIELDS if plain else STATS_FIELDS
     look = Launch("part", (n_rows, parts), threads, _shared_bytes(of_type, plain, threads, tile))
     finish_bytes = 8 * (SHARED_FIELDS + STATS_FIELDS * parts)

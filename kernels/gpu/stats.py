@@ -194,12 +194,12 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         return kept_one(at), kept_one(at + 8), kept_one(at + 16), kept_one(at + 24)
 
     def changing(change: Any) -> Any:
-        """Make what the thread keeps something else: (call, share, magic, mark) -> two sums over it."""
+        """Make what a thread of a block keeps something else: (call, share, magic, mark) -> two sums over it."""
 
         @inline
         def changed(call: Call, share: Share, magic, mark):
             slot, a, b = share.slots, zero, zero
-            end = slot + HALVES * (share.left if block else share.left << (WARP_BITS - call.lane_bits))
+            end = slot + HALVES * share.left
             while slot < end - HALVES * (of_tile - 1) * WARP_BYTES:
                 v, more_a, more_b = change(kept_tile(slot, WARP_BYTES), call, magic, mark)
                 keep(slot, WARP_BYTES, v)
@@ -233,7 +233,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         _, top, k_of, base = largest_of_row(call, own)
         if base != zero:
             lower(call, share, zero, base)
-        if block and own < top:  # all threads of a block but a few
+        if own < top:  # all threads of a block but a few
             rest, ties = raise_all(call, share, one - k_of, zero)
         else:
             rest, ties = raise_but_largest(call, share, one - k_of, top - base)
@@ -359,7 +359,7 @@ def looks(numbers: Numbers, maths: Maths, rows: Rows, together: Together, plain:
         s, tiles_end, exact = look_quickly(call, row, share)
         at_top = s.ties * quick_power(s.top, call.hi, s.power)
         exact = not (s.rest * SURE >= at_top) or s.base != zero or row.n > MOST_QUICK
-        if not block:  # lanes of other rows go along: they are all needed to reduce
+        if not block:  # lanes of other rows go along, all needed to reduce: a row's last bits hang on those of its warp
             exact = all_places(np.int32(exact), np.int32(WARP_BITS)) > 0
         if exact:
             wait()  # all know what the others left, which the next look overwrites
