@@ -33,6 +33,7 @@ from .call import (
     WEIGHT,
     X_STEP,
     options_of,
+    row_start,
     target_of,
 )
 from .compile import device, inline
@@ -217,26 +218,13 @@ def _store_group(x, base, offsets, n, n_classes, class_step, buffer):
 
 
 @inline
-def _fetch(call, rows, n_classes):
-    """Ask for the memory of a group to come, which is as large as this one."""
-    ahead, class_step = advance(rows, call[FETCH]), call[CLASS_STEPS]
-    if class_step == item_bytes(rows):
-        for j in range(n_classes):
-            prefetch(ahead, j * lanes(rows))
-    else:
-        for j in range(n_classes):
-            prefetch(advance(ahead, j * class_step), 0)
+def _line(base, step, j):
+    """Where to ask for memory so that, for every class j, it is all of a group's: as many vectors as classes.
 
-
-@inline
-def _fetch_to_write(x, rows, n_classes, class_step):
-    """The same of the memory of gradients, which are written soon."""
-    if class_step == item_bytes(rows):
-        for j in range(n_classes):
-            prefetch_write(rows, j * lanes(x))
-    else:
-        for j in range(n_classes):
-            prefetch_write(advance(rows, j * class_step), 0)
+    (One for each class, beside what is computed for it: asked for all at once, they have to wait for each other. With
+    100 classes, out of cache, 1.3 times as fast.)
+    """
+    return advance(base, j * (lanes(base) * item_bytes(base) if step == item_bytes(base) else step))
 
 
 @inline
@@ -260,7 +248,7 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 
 
 @device
-def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least, mark):
+def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, least, mark):
     """What ``_sums`` gives, for rows that need no more than that."""
     apart()
     o, keep = options_of(call, numbers, x), call[GRADIENT] != 0
@@ -273,6 +261,7 @@ def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least,
             v = load(logits, j * width)
             a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
             if keep:
+                prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
                 store(scales, j * width, scale)
                 store(parts, j * width, r)
             if o.spread != NONE:
@@ -282,7 +271,7 @@ def _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least,
 
 
 @inline
-def _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark):
+def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark):
     """Ties, ``rest`` (in two parts, and all of it), linear, spread and distance of the rows."""
     width, zero = lanes(x), zeros(x)
     others, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
@@ -290,6 +279,7 @@ def _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least,
     for start in range(0, n_classes, PARTIAL):
         a, b, s_linear, s_spread, s_distance = zero, zero, zero, zero, zero
         for j in range(start, min(n_classes, start + PARTIAL)):
+            prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
             v = load(logits, j * width) - base
             a, b, others, scale, r = add(v, everywhere, o, o.sign, magic, least, mark, a, b, others)
             store(scales, j * width, scale)
@@ -307,12 +297,17 @@ def _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least,
 
 
 @inline
-def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table):
-    """What there is to be known of the rows, into the table; powers, as ``stats.add`` gives them, into two buffers."""
+def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts, column, table):
+    """What there is to be known of the rows, into the table; powers, as ``stats.add`` gives them, into two buffers.
+
+    Meanwhile memory is asked for that of rows to come, and for where the gradients, from ``g`` on, will be written.
+    """
+    ahead = advance(rows, call[FETCH])
     o, width, zero = options_of(call, numbers, x), lanes(x), zeros(x)
     c = constants(zero)
     top = zero - np.inf
     for j in range(n_classes):
+        prefetch(_line(ahead, call[CLASS_STEPS], j), 0)
         v = load(logits, j * width)
         if o.capped:
             v = value(v, o)
@@ -327,9 +322,9 @@ def _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column,
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
 
     if o.even and not shifted and call[ENTROPY] == 0:
-        found = _even_sums(call, numbers, x, n_classes, logits, scales, parts, magic, least, mark)
+        found = _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, least, mark)
     else:
-        found = _sums(call, x, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
+        found = _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
     ties, rest, left, sums, linear, spread, distance = found
     if n_classes > PARTIAL:
         rest = narrow(x, sums)
@@ -421,7 +416,6 @@ def _write_hessians(call, numbers, x, first, n, weight, logits, q, scales, parts
     n_classes, width = call[N_CLASSES], lanes(x)
     h, buffer = arithmetic_at(call[HESS], x), lane_buffer(x, MAX_CLASSES)
     _row_offsets(offsets, call, 3, HESS_STEP, first, n, width)
-    _fetch_to_write(x, advance(h, offsets[0]), n_classes, call[CLASS_STEPS + 3])
     across_lanes(call, numbers, x, n_classes, weight, logits, q, scales, parts, table, buffer)
     if options_of(call, numbers, x).capped:
         _place_targets(x, n_classes, buffer, column, load(table, BEND_AT_TARGET * width))
@@ -452,13 +446,14 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
         if count_true(ignored & (iota(zero) < n)) < n:
             _row_offsets(offsets, call, 0, X_STEP, first, n, width)
             _load_group(x, x, offsets, n, n_classes, call[CLASS_STEPS], logits)
-            _fetch(call, advance(x, offsets[0]), n_classes)
             if options_of(call, numbers, x).spread == PROBABILITIES:
                 _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
                 _load_group(x, q0, offsets, n, n_classes, call[CLASS_STEPS + 2], q)
             if asks_for_classes(call):
                 _about_classes(call, numbers, x, n_classes, first, n, logits, column)
-            _look(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
+            rows = row_start(call, x, 0, X_STEP, first)
+            to_write = row_start(call, g, 1, GRADIENT_STEP, first) if call[GRADIENT] != 0 else rows
+            _look(call, numbers, x, rows, to_write, n_classes, weight, logits, q, scales, parts, column, table)
             if call[WEIGHT] != 0 or options_of(call, numbers, x).spread != NONE:
                 _weights_of_targets(call, numbers, x, first, n, weight, q, table)
         else:
@@ -471,7 +466,6 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                     call, numbers, x, first, n, weight, logits, q, scales, parts, column, ignored, offsets, table
                 )
             _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
-            _fetch_to_write(x, advance(g, offsets[0]), n_classes, call[CLASS_STEPS + 1])
             _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table)
             if call[KIND] != LOG_SOFTMAX:
                 _place_targets(x, n_classes, logits, column, load(table, AT_TARGET * width))
