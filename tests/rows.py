@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
+from fastce.kernels.cpu.narrow import MAX_CLASSES_EVEN as NARROW_EVEN
+from fastce.kernels.cpu.short import FEW
 from fastce.kernels.cpu.sums import CHUNK
 from fastce.kernels.cpu.table import KEPT
 
@@ -12,8 +14,11 @@ REGIMES = {
     "two classes": (1000, 2),
     "three classes": (1000, 3),
     "narrow": (517, 10),
-    "widest narrow": (333, NARROW),
-    "narrowest row": (200, NARROW + 1),
+    "widest narrow": (333, NARROW_EVEN),
+    "narrowest row": (200, NARROW_EVEN + 1),
+    "widest narrow with options": (99, NARROW),
+    "narrowest row with options": (99, NARROW + 1),
+    "few vectors": (99, 16 * FEW + 1),
     "rows": (64, 1000),
     "rows that fill what is kept": (33, 256),
     "longest rows kept": (9, 16 * KEPT),

@@ -181,3 +181,16 @@ def test_the_same_bits_for_more_threads_than_cores_and_from_run_to_run():
     runs = [run_python(_DIGEST, NUMBA_NUM_THREADS=n) for n in ("1", "2", "2", "5")]
     assert [n for n, _ in runs] == ["1", "2", "2", "5"]
     assert len({digest for _, digest in runs}) == 1
+
+
+@EVERY_TYPE
+@pytest.mark.parametrize("n_classes", [100, 250, 1003])
+def test_the_same_bits_beside_rows_of_huge_logits(rng, name, n_classes):
+    """Which are looked at another way, with their whole group: who else is in it depends on the threads."""
+    logits, targets = case(rng, name, (37, n_classes))
+    expected = fastce.cross_entropy_with_grad(logits, targets, reduction="none", label_smoothing=0.1)
+    beside = logits.copy()
+    beside[::5] = logits[::5] * logits.dtype.type(6e3 if name == "float16" else 1e7)
+    mixed = fastce.cross_entropy_with_grad(beside, targets, reduction="none", label_smoothing=0.1)
+    others = np.arange(37) % 5 != 0
+    assert_same_result((mixed.loss[others], mixed.grad[others]), (expected.loss[others], expected.grad[others]))

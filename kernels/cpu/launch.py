@@ -19,7 +19,7 @@ from numba import types
 from ..task import Array, Task
 from . import kernels, threads
 from .call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
-from .narrow import MAX_CLASSES
+from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN
 from .sums import CHUNK
 
 
@@ -93,17 +93,13 @@ _COPIED_ELEMENTS = 1 << 18  # of a block of rows that is copied: 1 MiB of float3
 def run(task: Task, kind: int = GRADIENTS) -> None:
     """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be."""
     x, grad, q, hess = task.logits, task.grad, task.probabilities, task.hess
-    # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
-    narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1])
     memory = memory_of(x.dtype)
+    adjacent = all(array is None or _adjacent(array) for array in (x, grad, q, hess))
+    # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
+    narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1], _are_even(task, kind))
     if q is not None and q.dtype.type is not memory.arithmetic:
         _run_copied(task, kind, narrow)
-    elif (
-        _adjacent(x)
-        and (grad is None or _adjacent(grad))
-        and (hess is None or _adjacent(hess))
-        and (q is None or _adjacent(q))
-    ):
+    elif adjacent:
         _run(task, kind, narrow, memory.adjacent)
     elif narrow and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
         _run(task, kind, narrow, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess)))
@@ -140,7 +136,7 @@ def small_of_logits(name: str, logits: Array, fill: Array) -> None:
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C), and (N, C) or (N,) to fill.
     """
     function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
-    step = kernels.GROUPS if _is_narrow(*logits.shape) else kernels.ROWS
+    step = kernels.GROUPS if _is_narrow(len(logits), logits.shape[1], name != "log_softmax") else kernels.ROWS
     if name == "logsumexp":
         kernels.solve_logits(function, step, logits, no_gradient, fill, GRADIENTS)
     else:
@@ -158,16 +154,29 @@ def _prepare(dtype: np.dtype[Any]) -> tuple[int, Array]:
     return _plain_of[dtype.itemsize]
 
 
-def _is_narrow(n_rows: int, n_classes: int) -> bool:
+def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
     """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
 
-    classes        33    64   100   128   192   256
-    a lane each    25    40    71    86   141   204
-    one by one     62    70    84    95   118   147
+    classes                       64   100   128
+    a lane each                   35    50    61
+    one by one, by short.py       41    55    56
+    one by one, with options      70    84    95
 
-    With fewer rows than lanes, most lanes do nothing.
+    (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing.
     """
-    return n_classes <= 16 or (n_classes <= MAX_CLASSES and n_rows >= 8)
+    return n_classes <= 16 or (n_classes <= (MAX_CLASSES_EVEN if even else MAX_CLASSES) and n_rows >= 8)
+
+
+def _are_even(task: Task, kind: int) -> bool:
+    """Whether ``short.py`` takes the rows of a task, and nothing is asked that takes more looks at a row."""
+    return (
+        task.softcap == 0.0
+        and task.logit_scale > 0.0
+        and task.probabilities is None
+        and (task.weight is None or task.label_smoothing == 0.0)
+        and kind != LOG_SOFTMAX
+        and task.argmax is task.correct is task.rank is task.entropy is task.hess is None
+    )
 
 
 def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:

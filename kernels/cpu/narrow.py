@@ -99,7 +99,7 @@ from .table import (
     cleared,
 )
 
-MAX_CLASSES = 128  # what the buffers hold; where this regime ends: see launch.py
+MAX_CLASSES, MAX_CLASSES_EVEN = 128, 96  # what the buffers hold, and where short.py takes over: see launch.py
 PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
 
 

@@ -31,6 +31,7 @@ from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
+from .short import are_short, look_short, write_short
 from .simd import (
     advance,
     apart,
@@ -109,14 +110,19 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     if call[STREAM] != 0 and without_a_gap and n_classes >= 2 * lanes(x0):
         rows = line, begin, end
 
-    wait = call[STREAM] != 0 and n_classes * item_bytes(x0) <= LONGEST
+    short = are_short(call, numbers, x0)
+    wait = call[STREAM] != 0 and not short and n_classes * item_bytes(x0) <= LONGEST
     before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
     for first in range(begin, end, size):
         n = min(size, end - first)
         group = Group(first, n, size, together, end, table, other_table if wait else table, kept, step, rows)
+        done = False
         for start in range(0, n, together):
             stop = min(start + together, n)
-            if n_classes <= CHUNK:
+            done = short and look_short(call, numbers, x0, g0, group, start, stop)
+            if done:
+                pass
+            elif n_classes <= CHUNK:
                 look(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, start, stop, before)
             else:
                 for r in range(start, stop):
@@ -134,6 +140,8 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
                 write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, n, before.n)
                 table, other_table = other_table, table
                 before = group
+            elif done:
+                write_short(call, numbers, x0, g0, group)
             else:
                 write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, np.int64(0), n)
     write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, np.int64(0), before.n)
