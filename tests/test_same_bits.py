@@ -190,7 +190,7 @@ def test_the_same_bits_beside_rows_of_huge_logits(rng, name, n_classes):
     logits, targets = case(rng, name, (37, n_classes))
     expected = fastce.cross_entropy_with_grad(logits, targets, reduction="none", label_smoothing=0.1)
     beside = logits.copy()
-    beside[::5] = logits[::5] * logits.dtype.type(6e3 if name == "float16" else 1e7)
+    beside[::5] = logits[::5] * logits.dtype.type(2e3 if name == "float16" else 1e7)
     mixed = fastce.cross_entropy_with_grad(beside, targets, reduction="none", label_smoothing=0.1)
     others = np.arange(37) % 5 != 0
     assert_same_result((mixed.loss[others], mixed.grad[others]), (expected.loss[others], expected.grad[others]))

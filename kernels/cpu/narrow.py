@@ -100,7 +100,8 @@ from .table import (
 )
 
 MAX_CLASSES, MAX_CLASSES_EVEN = 128, 96  # what the buffers hold, and where short.py takes over: see launch.py
-PARTIAL = 16  # terms summed before the sum is added to the sum of such sums
+ONE_SUM = 16  # terms of the longest rows that are summed in the arithmetic type alone
+PARTIAL = 8  # of longer ones: before the sum is added to the sum of such sums, in float64
 
 
 @inline
@@ -255,9 +256,10 @@ def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, lea
     width, zero = lanes(x), zeros(x)
     others, linear, rest, left, sums = zero, zero, zero, zero, zeros64(x)
     everywhere = zero == zero
-    for start in range(0, n_classes, PARTIAL):
+    block = PARTIAL if n_classes > ONE_SUM else ONE_SUM
+    for start in range(0, n_classes, block):
         a, b, below = zero, zero, zero
-        for j in range(start, min(n_classes, start + PARTIAL)):
+        for j in range(start, min(n_classes, start + block)):
             v = load(logits, j * width)
             a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
             if keep:
@@ -276,9 +278,10 @@ def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, lea
     width, zero = lanes(x), zeros(x)
     others, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
     everywhere = zero == zero
-    for start in range(0, n_classes, PARTIAL):
+    block = PARTIAL if n_classes > ONE_SUM else ONE_SUM
+    for start in range(0, n_classes, block):
         a, b, s_linear, s_spread, s_distance = zero, zero, zero, zero, zero
-        for j in range(start, min(n_classes, start + PARTIAL)):
+        for j in range(start, min(n_classes, start + block)):
             prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
             v = load(logits, j * width) - base
             a, b, others, scale, r = add(v, everywhere, o, o.sign, magic, least, mark, a, b, others)
@@ -326,7 +329,7 @@ def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts
     else:
         found = _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
     ties, rest, left, sums, linear, spread, distance = found
-    if n_classes > PARTIAL:
+    if n_classes > ONE_SUM:
         rest = narrow(x, sums)
         left = narrow(x, sums - widen(rest))
 
