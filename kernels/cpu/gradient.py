@@ -34,6 +34,7 @@ from .simd import (
     fma,
     iota,
     item_bytes,
+    lane_buffer,
     lanes,
     lanes_of,
     load,
@@ -47,6 +48,7 @@ from .simd import (
     where,
     zeros,
 )
+from .sums import BLOCK, VALUES, put_values
 from .table import KEPT, plan_of
 
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
@@ -107,7 +109,7 @@ def from_kept(x, j, n, whole, o, plan, kept, even):
     """The same from what was kept of the first look."""
     far = KEPT * lanes(x)
     d = kept_power(load(kept, j), load(kept, far + j), plan.factor, plan.left)
-    return d, d if even else load(kept, 2 * far + j) + plan.base
+    return d, d if even else load(kept, 2 * far + j)
 
 
 @inline
@@ -122,6 +124,12 @@ def vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
     d, v = powers(x, j, n, whole, o, plan, kept, even)
     if even:
         return d if o.spread == NONE else d - o.share * plan.scale
+    return with_options(d, v, j, n, whole, o, plan, weight, q, x)
+
+
+@inline
+def with_options(d, v, j, n, whole, o, plan, weight, q, x):
+    """The gradient of ``n`` classes from ``j`` on, from their scaled powers and ``v``: see ``vector``."""
     if o.spread != NONE:
         d = d - spread_weights(x, weight, q, j, n, whole, o) * plan.scale
     if o.capped:
@@ -204,6 +212,29 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
 
 
 @inline
+def _write_capped(x, g, n, y, o, plan, weight, q, streamed, edge):
+    """The same ``again``, below a softcap: of a block of classes, first all ``v``."""
+    width, room = lanes(x), lane_buffer(x, VALUES)
+    begin, whole = whole_vectors(g, n, streamed)
+    _write_first(again, x, g, begin, y, o, plan, weight, q, q, False, edge)
+    for first in range(begin, whole, BLOCK):
+        last = min(whole, first + BLOCK)
+        put_values(x, first, last, o, 0, room)
+        for j in range(first, last, width):
+            v = load(room, j - first)
+            d = scaled_power(v - plan.base, o.powers, constants(v).one - plan.power, plan.factor, plan.left)
+            d = with_options(d, v, j, width, True, o, plan, weight, q, x)
+            if streamed:
+                stream(g, j, with_target(d, y - j, plan))
+            else:
+                prefetch_write(g, j + WRITE_AHEAD)
+                store(g, j, d)
+    if not streamed and 0 <= y < whole:
+        store_one(g, y, plan.target)
+    _write_last(again, x, g, whole, n, y, o, plan, weight, q, q, False, edge)
+
+
+@inline
 def _log_softmax(x, g, n, o, plan, streamed, edge):
     """``(x - the largest) - log(the sum of exp of that)``."""
     top, width = plan.top * o.sign, lanes(x)
@@ -270,6 +301,8 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
         elif o.even and plan.base == 0.0:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
+        elif o.capped:
+            _write_capped(x, g, n, y - c, o, plan, weight_c, q, streamed, edge)
         else:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)
 

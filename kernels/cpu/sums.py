@@ -19,6 +19,8 @@ from .simd import (
     apart,
     fma,
     iota,
+    item_bytes,
+    lane_buffer,
     lanes,
     largest,
     load,
@@ -36,6 +38,7 @@ from .table import KEPT
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
+VALUES = BLOCK // 8  # vectors of a block's v, of the type that has the fewest lanes
 
 
 @inline
@@ -104,6 +107,12 @@ def keep_power(x, kept, j, scale, r):
 
 
 @inline
+def values_kept(x, kept, j):
+    """Where ``v`` of the classes from ``j`` on is kept, below a softcap."""
+    return advance(kept, (2 * KEPT * lanes(x) + j) * item_bytes(kept))
+
+
+@inline
 def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
     """``add`` the classes of a whole vector; asks for memory ``fetch`` bytes ahead. Gives the logits too."""
     prefetch(advance(x, fetch), j)
@@ -168,18 +177,40 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
 
 
 @inline
-def _general_block(x, first, last, whole, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep):
-    """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
-    a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
+def put_values(x, first, last, o, fetch, room):
+    """``v`` of whole vectors of classes, ``first`` to ``last``, below a softcap; asks for memory as above.
+
+    Apart from what is done with them: with a tanh and a power behind each other in a loop, the processor cannot hold
+    enough of its steps to be busy with one while it waits for another (1,000 classes: .58 in place of .76 nanoseconds).
+    """
     for j in range(first, last, lanes(x)):
         prefetch(advance(x, fetch), j)
-        v = value(load(x, j) if whole else load_part(x, j, last - j), o) - base
+        store(room, j - first, value(load(x, j), o))
+
+
+@inline
+def _general_block(
+    x, first, last, whole, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
+):
+    """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
+    a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
+    if whole and o.capped:
+        put_values(x, first, last, o, fetch, room)
+    for j in range(first, last, lanes(x)):
+        if not whole:
+            v = value(load_part(x, j, last - j), o)
+            if keep and o.capped:
+                store(room, j - first, v)
+        elif o.capped:
+            v = load(room, j - first)
+        else:
+            prefetch(advance(x, fetch), j)
+            v = load(x, j)
+        v = v - base
         inside = iota(v) >= 0 if whole else iota(v) < last - j
         a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
         if keep:
             keep_power(x, kept, j, scale, r)
-            if o.capped:
-                store(kept, 2 * KEPT * lanes(x) + j, v)
         if o.spread != NONE:
             c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
             linear = linear + times(c, (v - middle) * o.sign)
@@ -193,14 +224,19 @@ def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middl
     apart()
     o, fetch = options_of(call, numbers, x), call[FETCH]
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
-    whole = n // lanes(x) * lanes(x)
+    whole, values = n // lanes(x) * lanes(x), lane_buffer(x, VALUES)
+    room = values
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
+        if keep:
+            room = values_kept(x, kept, first)
         a, b, c, others = _general_block(
-            x, first, last, True, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep
+            x, first, last, True, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
         )
         s, linear, spread = s + a, linear + b, spread + c
+    if keep:
+        room = values_kept(x, kept, whole)
     a, b, c, others = _general_block(
-        x, whole, n, False, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep
+        x, whole, n, False, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
     )
     return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
