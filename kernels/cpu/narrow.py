@@ -149,73 +149,75 @@ def _side_by_side(base, offsets, n, width):
 
 
 @inline
-def _one_behind_the_other(base, offsets, n, n_classes, width):
-    """Whether a whole group of the shortest rows lies in memory without a gap: two rows to a shuffle, not one."""
-    size = n_classes * item_bytes(base)
-    return (
-        n_classes <= 4
-        and n == width
-        and offsets[1] - offsets[0] == size
-        and offsets[width - 1] == offsets[0] + (width - 1) * size
-    )
+def _one_behind_the_other(call, base, which, step, n):
+    """Whether a whole group of the shortest rows lies in memory without a gap: two rows to a shuffle, not one.
+
+    (That is told from the call: to write the rows' offsets and to read them takes a tenth of the time of two classes.)
+    """
+    n_classes, size = call[N_CLASSES], item_bytes(base)
+    together = call[CLASS_STEPS + which] == size and call[step] == n_classes * size and call[OFFSETS] == 0
+    return together and n_classes <= 4 and n == lanes(base)
 
 
 @inline
-def _load_group(x, base, offsets, n, n_classes, class_step, buffer):
+def _load_group(call, x, base, which, step, first, n, offsets, buffer):
     """A row a lane, transposed: class j of all rows is vector j of the buffer."""
-    width = lanes(x)
-    if class_step != item_bytes(base):
-        if _side_by_side(base, offsets, n, width):
-            for j in range(n_classes):
-                store(buffer, j * width, load(advance(base, offsets[0] + j * class_step), 0))
-        else:
-            for j in range(n_classes):
-                for r in range(width):
-                    buffer[j * width + r] = load_one(advance(base, offsets[r] + j * class_step), 0)
-        return
-    if _one_behind_the_other(base, offsets, n, n_classes, lanes(x)):
+    width, n_classes, class_step = lanes(x), call[N_CLASSES], call[CLASS_STEPS + which]
+    if _one_behind_the_other(call, base, which, step, n):
+        start = first * call[step]
         if n_classes == 2:
-            load_rows(base, offsets[0], 2, buffer)
+            load_rows(base, start, 2, buffer)
         elif n_classes == 3:
-            load_rows(base, offsets[0], 3, buffer)
+            load_rows(base, start, 3, buffer)
         elif n_classes == 4:
-            load_rows(base, offsets[0], 4, buffer)
+            load_rows(base, start, 4, buffer)
         else:
-            load_rows(base, offsets[0], 1, buffer)
+            load_rows(base, start, 1, buffer)
         return
-    for j in range(0, n_classes, lanes(x)):
-        load_lanes(base, offsets, j, min(n_classes - j, lanes(x)), buffer)
+    _row_offsets(offsets, call, which, step, first, n, width)
+    if class_step == item_bytes(base):
+        for j in range(0, n_classes, width):
+            load_lanes(base, offsets, j, min(n_classes - j, width), buffer)
+    elif _side_by_side(base, offsets, n, width):
+        for j in range(n_classes):
+            store(buffer, j * width, load(advance(base, offsets[0] + j * class_step), 0))
+    else:
+        for j in range(n_classes):
+            for r in range(width):
+                buffer[j * width + r] = load_one(advance(base, offsets[r] + j * class_step), 0)
 
 
 @inline
-def _store_group(x, base, offsets, n, n_classes, class_step, buffer):
+def _store_group(call, x, base, which, step, first, n, offsets, buffer):
     """The way back, of the first ``n`` rows."""
-    width = lanes(x)
-    if class_step != item_bytes(base):
-        if _side_by_side(base, offsets, n, width):
-            for j in range(n_classes):
-                store(advance(base, offsets[0] + j * class_step), 0, load(buffer, j * width))
-        else:
-            for j in range(n_classes):
-                for r in range(n):
-                    store_one(advance(base, offsets[r] + j * class_step), 0, buffer[j * width + r])
-        return
-    if _one_behind_the_other(base, offsets, n, n_classes, width):
+    width, n_classes, class_step = lanes(x), call[N_CLASSES], call[CLASS_STEPS + which]
+    if _one_behind_the_other(call, base, which, step, n):
+        start = first * call[step]
         if n_classes == 2:
-            store_rows(base, offsets[0], 2, buffer)
+            store_rows(base, start, 2, buffer)
         elif n_classes == 3:
-            store_rows(base, offsets[0], 3, buffer)
+            store_rows(base, start, 3, buffer)
         elif n_classes == 4:
-            store_rows(base, offsets[0], 4, buffer)
+            store_rows(base, start, 4, buffer)
         else:
-            store_rows(base, offsets[0], 1, buffer)
-    elif n == width:
-        for j in range(0, n_classes, width):
-            store_lanes(base, offsets, j, min(n_classes - j, width), buffer)
+            store_rows(base, start, 1, buffer)
+        return
+    _row_offsets(offsets, call, which, step, first, n, width)
+    if class_step == item_bytes(base):
+        if n == width:
+            for j in range(0, n_classes, width):
+                store_lanes(base, offsets, j, min(n_classes - j, width), buffer)
+        else:
+            for r in range(n):
+                for j in range(n_classes):
+                    store_one(advance(base, offsets[r]), j, buffer[j * width + r])
+    elif _side_by_side(base, offsets, n, width):
+        for j in range(n_classes):
+            store(advance(base, offsets[0] + j * class_step), 0, load(buffer, j * width))
     else:
-        for r in range(n):
-            for j in range(n_classes):
-                store_one(advance(base, offsets[r]), j, buffer[j * width + r])
+        for j in range(n_classes):
+            for r in range(n):
+                store_one(advance(base, offsets[r] + j * class_step), 0, buffer[j * width + r])
 
 
 @inline
@@ -418,13 +420,13 @@ def _write_hessians(call, numbers, x, first, n, weight, logits, q, scales, parts
     apart()
     n_classes, width = call[N_CLASSES], lanes(x)
     h, buffer = arithmetic_at(call[HESS], x), lane_buffer(x, MAX_CLASSES)
-    _row_offsets(offsets, call, 3, HESS_STEP, first, n, width)
     across_lanes(call, numbers, x, n_classes, weight, logits, q, scales, parts, table, buffer)
     if options_of(call, numbers, x).capped:
         _place_targets(x, n_classes, buffer, column, load(table, BEND_AT_TARGET * width))
-    _store_group(x, h, offsets, n, n_classes, call[CLASS_STEPS + 3], buffer)
+    _store_group(call, x, h, 3, HESS_STEP, first, n, offsets, buffer)
     factor = load(table, FACTOR * width)
     if count_true(ignored | (factor != factor)) > 0:
+        _row_offsets(offsets, call, 3, HESS_STEP, first, n, width)
         _write_odd_rows(call, x, h, offsets, first, n, n_classes, call[CLASS_STEPS + 3], table, width)
 
 
@@ -447,11 +449,9 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
         elif n_classes == 1 and call[KIND] == GRADIENTS:
             column = column + 1  # so that its gradient is exactly 0, like that of a target
         if count_true(ignored & (iota(zero) < n)) < n:
-            _row_offsets(offsets, call, 0, X_STEP, first, n, width)
-            _load_group(x, x, offsets, n, n_classes, call[CLASS_STEPS], logits)
+            _load_group(call, x, x, 0, X_STEP, first, n, offsets, logits)
             if options_of(call, numbers, x).spread == PROBABILITIES:
-                _row_offsets(offsets, call, 2, Q_STEP, first, n, width)
-                _load_group(x, q0, offsets, n, n_classes, call[CLASS_STEPS + 2], q)
+                _load_group(call, x, q0, 2, Q_STEP, first, n, offsets, q)
             if asks_for_classes(call):
                 _about_classes(call, numbers, x, n_classes, first, n, logits, column)
             rows = row_start(call, x, 0, X_STEP, first)
@@ -468,11 +468,11 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 _write_hessians(
                     call, numbers, x, first, n, weight, logits, q, scales, parts, column, ignored, offsets, table
                 )
-            _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
             _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table)
             if call[KIND] != LOG_SOFTMAX:
                 _place_targets(x, n_classes, logits, column, load(table, AT_TARGET * width))
-            _store_group(x, g, offsets, n, n_classes, call[CLASS_STEPS + 1], logits)
+            _store_group(call, x, g, 1, GRADIENT_STEP, first, n, offsets, logits)
             factor = load(table, FACTOR * width)
             if count_true(ignored | (factor != factor)) > 0:
+                _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
                 _write_odd_rows(call, x, g, offsets, first, n, n_classes, call[CLASS_STEPS + 1], table, width)
