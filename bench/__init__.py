@@ -14,6 +14,8 @@
 `tables.py`         results -> tables; `report.py`: tables in the terminal and in README.md
 `plots.py`          results -> SVG, drawn by `svg.py`; `page.py`: results -> one HTML page with all of it
 `compare.py`        two saved runs: what became slower
+`limits.py`         how far the CPU kernels are from what the machine can do; `limits_tables.py`: as tables;
+                    `assembly.py`: their machine code, and what is counted in it
 `train_*.py`        training on real data with fastce and with the baseline, or with PyTorch's loss
 `adapters_*.py`     losses for other libraries beside theirs
 `gpu.py`            all of it on a GPU, in one script: `gpu_cases.py`, `gpu_contenders.py`, `gpu_peers.py`,

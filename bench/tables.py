@@ -203,15 +203,22 @@ def capital(text: str) -> str:
     return text if text in FUNCTIONS and text != "forward" else text[0].upper() + text[1:]
 
 
-def facts(results: Results) -> list[str]:
-    """Sentences on machine, versions, command, and how to read the tables."""
+def origin(results: Results) -> list[str]:
+    """Sentences on machine, versions and command."""
     machine = "; ".join(f"{name} {text}" for name, text in results["machine"].items())
     versions = ", ".join(f"{name} {text}" for name, text in results["versions"].items())
-    speed = select(results, "speed")
-    lines = [
+    return [
         f"Machine: {machine}.",
         f"Versions: {versions}.",
         f"Command: `{results['command']}`, {results['date']}.",
+    ]
+
+
+def facts(results: Results) -> list[str]:
+    """Sentences on machine, versions, command, and how to read the tables."""
+    speed = select(results, "speed")
+    lines = [
+        *origin(results),
         "Times are medians of at least nine interleaved rounds, Python included, gradient array preallocated; ratios "
         "are ratios of medians (in brackets, where they stand, the least and the most that their quartiles allow). "
         "Copy: as many bytes read and written by all threads and nothing computed; 1.00 of copy speed would be as fast "

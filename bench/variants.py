@@ -46,23 +46,25 @@ def thread_counts() -> list[int]:
     return sorted({1 << i for i in range(most.bit_length())} | {most})
 
 
+def on_threads(call: Callable[[], object], n_threads: int) -> Callable[[], object]:
+    """Give the call on that many threads."""
+
+    def limited() -> object:
+        most = numba.get_num_threads()
+        numba.set_num_threads(n_threads)
+        try:
+            return call()
+        finally:
+            numba.set_num_threads(most)
+
+    return limited
+
+
 def threads(case: Case) -> Calls:
     """Give the same call on several numbers of threads, each checked."""
     problem, oracle = problem_of(case.dtype, case.n_rows, case.n_classes)
     contender = PROVIDERS["fastce"].builders[case.function](problem)
-    most = numba.get_num_threads()
-
-    def on(n_threads: int) -> Callable[[], object]:
-        def call() -> object:
-            numba.set_num_threads(n_threads)
-            try:
-                return contender.call()
-            finally:
-                numba.set_num_threads(most)
-
-        return call
-
-    calls = {n_threads: on(n_threads) for n_threads in thread_counts()}
+    calls = {n_threads: on_threads(contender.call, n_threads) for n_threads in thread_counts()}
     for n_threads, call in calls.items():
         problem.out.fill(np.nan)
         name = f"{case} on {n_threads} threads"

@@ -1,71 +1,24 @@
-"""The machine code of the hot loops: vectors, fused multiply-adds, nothing else.
+"""The machine code of the hot loops: vectors, fused multiply-adds, nothing else; and what is counted in it."""
 
-A hot loop is one without another in it; where its body does not branch, it is a basic block that jumps back to itself.
-Assembly is read as LLVM prints it for x86-64 (AT&T syntax) and
-for 64-bit ARM.
-"""
-
-import platform
 import re
-from typing import NamedTuple
 
-import llvmlite.binding
 import pytest
-from numba import cfunc, types
 
-from fastce.kernels.cpu import kernels
-
-# What each machine's instructions look like, up to the operands that say of which kind they are.
-SYNTAX = {
-    "x86-64": {
-        "call": r"call",
-        "scalar": r"v?(add|sub|mul|div|sqrt|min|max|fn?m(add|sub)\d+)s[sd]\b",
-        "fused": r"vfn?m(add|sub)\d+p[sd]\b.*%[yz]mm",
-        "largest": r"vmaxp[sd]\b.*%[yz]mm",
-    },
-    "arm64": {
-        "call": r"blr?\b",
-        "scalar": r"f(n?mul|n?madd|n?msub|add|sub|div|sqrt|(min|max)(nm)?)\s+[sdh]\d",
-        "fused": r"(fmla|fmls)(\.\w+)?\s+v\d",
-        "largest": r"(fmax(nm)?|fcmg[te]|bsl|bit|bif)(\.\w+)?\s+v\d",
-    },
-}
-_JUMP = re.compile(r"(?:j\w+|b\.?\w*|cbn?z|tbn?z)\s+(?:.*,\s*)?([\w.$]+)$")
-
-
-class Loop(NamedTuple):
-    code: list[str]  # from where it jumps back to, in order of address, to the jump
-    simple: bool  # nothing else jumps into it
-
-
-def hot_loops(assembly):
-    """Innermost loops of every function, by its symbol."""
-    functions, code, labels, jumps = {}, [], {}, []
-    for line in assembly.splitlines():
-        line = re.sub(r"\s*(#|//|;).*", "", line) if '"' not in line else line
-        if found := re.match(r'"?([^\s"]+)"?:', line):
-            if not re.match(r"\.?L|ltmp", found[1]):
-                code, labels, jumps = [], {}, []
-                functions[found[1]] = code, labels, jumps
-            else:
-                labels[found[1]] = len(code)
-        elif re.match(r"\s+[a-z]", line):
-            code.append(line.strip())
-            jump = _JUMP.match(code[-1])
-            if jump and jump[1] in labels:
-                jumps.append((labels[jump[1]], len(code)))
-    return {symbol: _innermost(*function) for symbol, function in functions.items()}
-
-
-def _innermost(code, labels, jumps):
-    """Parts of the code, from label to jump, that no other such part lies in."""
-    loops = {(a, b) for a, b in jumps if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in jumps)}
-    return [Loop(code[a:b], not any(a < label < b for label in labels.values())) for a, b in sorted(loops)]
-
-
-def count(pattern, instructions):
-    return sum(re.match(pattern, i) is not None for i in instructions)
-
+from fastce import sysinfo
+from fastce.bench import assembly
+from fastce.bench.assembly import (
+    PARTS,
+    PASSES,
+    SYNTAX,
+    Counts,
+    Pass,
+    count,
+    hot_loops,
+    loops_of,
+    symbols_of,
+    syntax_here,
+)
+from fastce.kernels.formats import FLOAT32
 
 _X86 = """
 	.globl	twice
@@ -146,12 +99,6 @@ def assert_vectors(loops, function, syntax, what="fused", at_least=1):
     assert n_vectors >= at_least, f"{n_vectors} loops of {function} are vectors"
 
 
-def syntax_here():
-    if platform.machine() in ("x86_64", "AMD64") and llvmlite.binding.get_host_cpu_features().get("fma", False):
-        return "x86-64"
-    return "arm64" if platform.machine() in ("arm64", "aarch64") else None
-
-
 # What the hot loops of a function consist of, and how many there are at least: some fewer than on x86-64 with AVX-512,
 # as whoever has no masks branches more.
 HOT = [
@@ -168,20 +115,16 @@ HOT = [
 
 
 @pytest.mark.skipif(syntax_here() is None, reason="reads the machine code of x86-64 with FMA, and of 64-bit ARM")
-@pytest.mark.parametrize("element", [types.float32, types.float64, types.uint16, types.int16], ids=str)
-def test_hot_loops_are_vectors_of_fused_multiply_adds(monkeypatch, element):
-    def without_cache(function):  # what comes from the cache has no assembly to show
-        return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
-
-    monkeypatch.setattr(kernels, "work", without_cache)
-    assembly = kernels.work_on(element)._library.get_asm_str()
-    loops, syntax = hot_loops(assembly), syntax_here()
+@pytest.mark.parametrize("dtype", assembly.ELEMENTS)
+def test_hot_loops_are_vectors_of_fused_multiply_adds(dtype):
+    text = assembly.assembly_of(dtype)
+    loops, syntax = hot_loops(text), syntax_here()
     for name, what, at_least in HOT:
-        symbols = [symbol for symbol in loops if f"{len(name)}{name}B" in symbol]  # as they are mangled
+        symbols = symbols_of(name, loops)
         assert symbols, f"no {name} among {sorted(loops)}"
         for symbol in symbols:
             assert_vectors(loops, symbol, syntax, what, at_least)
-    calls = called(assembly)
+    calls = called(text)
     single = {"expf", "exp2f", "logf", "log1pf", "tanhf", "fmaf", "fma", "tanh", "exp2"}
     assert not calls & single, calls & single
     assert not {c for c in calls if "trunc" in c or "extend" in c}  # of 16-bit numbers, one by one
@@ -191,3 +134,77 @@ def called(assembly):
     """Names of the functions that are called anywhere, by name or by address."""
     calls = set(re.findall(r"\b(?:callq?|jmpq?|blr?)[ \t]+\*?(?:[\w.$]*\$)?([A-Za-z_]\w*)", assembly))
     return calls | set(re.findall(r"movabsq?[ \t]+\$([A-Za-z_]\w*)", assembly))
+
+
+# --- counting
+
+
+@pytest.mark.parametrize(
+    ("instruction", "kinds"),
+    [
+        ("vfmadd231ps	%zmm2, %zmm28, %zmm6 {%k2} {z}", "arithmetic"),
+        ("vcmpneqps	%zmm29, %zmm3, %k1", "arithmetic"),
+        ("kmovw	%eax, %k1", "arithmetic"),
+        ("vpermt2ps	%zmm4, %zmm21, %zmm2", "arithmetic"),
+        ("vmovaps	%zmm1, %zmm2 {%k1}", "arithmetic"),  # a choice, lane by lane
+        ("vmovaps	%zmm1, %zmm2", ""),
+        ("vmulps	-8192(%r12,%rdx), %zmm5, %zmm8", "arithmetic loads"),
+        ("vaddps	(%rcx){1to16}, %zmm7, %zmm7 {%k1}", "arithmetic loads"),
+        ("vcmpltps	(%rcx), %zmm7, %k1", "arithmetic loads"),
+        ("vmovups	(%r8,%rsi), %zmm3", "loads"),
+        ("vmovups	(%r9,%rax), %zmm0 {%k1} {z}", "loads"),
+        ("vbroadcastss	8(%rsp), %zmm0", "loads"),
+        ("vbroadcastss	%xmm0, %zmm0", "arithmetic"),
+        ("vpmovzxwd	(%rax), %zmm0", "arithmetic loads"),
+        ("vmovups	%zmm24, (%rcx,%r14)", "stores"),
+        ("vmovups	%zmm24, (%rcx) {%k1}", "stores"),
+        ("vmovntps	%zmm24, (%rcx)", "stores"),
+        ("vpmovdw	%zmm1, (%r11,%r10)", "arithmetic stores"),
+        ("prefetcht1	(%r15,%rsi)", ""),
+        ("addq	$64, %rsi", ""),
+    ],
+)
+def test_what_an_instruction_counts_as(instruction, kinds):
+    unit = "vpslld	$23, %zmm0, %zmm0"  # arithmetic of 16 elements
+    counts = assembly.counts_of([unit, instruction], Pass("", ("power",)), 4)
+    expected = {"all": 2, "arithmetic": 1, "loads": 0, "stores": 0}
+    for kind in kinds.split():
+        expected[kind] += 1
+    assert counts == Counts(**expected)
+
+
+def test_counts_are_of_sixteen_elements_whatever_the_loop():
+    code = [
+        "vmaxps	(%rax), %ymm0, %ymm0",
+        "vmaxps	32(%rax), %ymm1, %ymm1",
+        "vmaxps	64(%rax), %ymm2, %ymm2",
+        "jne	.L",
+    ]
+    assert assembly.counts_of(code, PASSES["largest logit"], 4) == Counts(4 * 16 / 24, 2, 2, 0)
+    code = ["vpmovdw	%zmm1, (%rax)", "vmovdqu	%ymm1, 32(%rax)"]  # 16 elements each, of two bytes
+    assert assembly.counts_of(code, PASSES["gradient, powers kept"], 2) == Counts(1, 0.5, 0, 1)
+
+
+@pytest.mark.skipif(
+    syntax_here() != "x86-64" or sysinfo.cpu()["vector_bits"] != 512, reason="counts the loops of x86-64 with AVX-512"
+)
+def test_every_pass_is_found_and_counted():
+    counts, loops = assembly.instructions("float32"), hot_loops(assembly.assembly_of("float32"))
+    assert list(counts) == list(PASSES)
+    # of a power: t, the two that leave f over, Horner's rule, the last term; and its sum
+    fused = 3 + (len(FLOAT32.exp2) - 1) + 1 + 1
+    assert {count(PARTS["fused"], code) for code in loops_of(PASSES["sums, powers kept"], loops)} == {fused}
+    for name in ("sums", "sums of lanes", "gradient, powers again"):
+        assert fused < counts[name].arithmetic < 2.5 * fused
+    assert counts["largest logit"][1:] == counts["largest logits of lanes"][1:] == (1, 1, 0)
+    assert counts["sums, powers kept"].stores == counts["sums of lanes"].stores == 2
+    assert counts["gradient, powers kept"][2:] == counts["gradients of lanes"][2:] == (2, 1)
+    assert counts["sums"].stores == 0
+    for powers, sums in (("powers kept", "sums, powers kept"), ("powers again", "sums")):
+        together = counts[f"gradient beside sums, {powers}"]
+        apart = [counts[name] for name in ("largest logit", sums, f"gradient, {powers}")]
+        assert together.arithmetic == sum(c.arithmetic for c in apart)
+        assert together.stores == sum(c.stores for c in apart)
+    for name in ("rows to lanes", "lanes to rows"):  # 16 rows of 16: four stages of shuffles
+        assert 4 <= counts[name].arithmetic < 5
+        assert counts[name].stores == 1

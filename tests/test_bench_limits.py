@@ -1,0 +1,123 @@
+"""How far the CPU kernels are from the machine's limits: what is timed for that, and the tables."""
+
+import re
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import fastce
+from fastce.bench import assembly, limits, limits_tables, report
+from fastce.bench.assembly import Counts, syntax_here
+from fastce.bench.cases import Case
+from fastce.bench.limits import Cell
+
+README = Path(__file__).parent.parent / "README.md"
+SAVED = README.parent / "bench" / "results" / "limits.json"
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "passes"),
+    [
+        ("gradient", (8192, 100), 5),
+        ("gradient", (1024, 1000), ["largest logit", "sums, powers kept", "gradient, powers kept"]),
+        ("gradient", (1, 262144), ["largest logit", "sums", "gradient, powers again"]),
+        ("gradient", (32768, 1000), ["gradient beside sums, powers kept"]),
+        ("gradient", (1024, 32000), ["gradient beside sums, powers again"]),
+        ("forward", (32768, 1000), ["largest logit", "sums"]),
+    ],
+)
+def test_the_passes_of_a_case(function, shape, passes):
+    found = limits.passes_of(Case(function, "float32", *shape))
+    assert set(found) <= set(assembly.PASSES)
+    assert len(found) == passes if isinstance(passes, int) else list(found) == passes
+
+
+@pytest.mark.skipif(syntax_here() != "x86-64", reason="reads the machine code of x86-64")
+def test_multiply_adds_are_timed_that_do_not_wait():
+    numbers = np.ones((2, limits.ROOM), np.float32)
+    limits.fused_on_threads(numbers, 3)
+    assert (numbers[:, 32:48] == limits.VECTORS * (1 + 3)).all()  # 1 * 1 + 1, and so on
+    code = limits.fused_loop()
+    per_turn = limits.VECTORS * 64 // assembly.register_bytes(code[0])
+    assert len(code) % per_turn == 0
+    targets = [re.findall(r"%[yz]mm\d+", i)[-1] for i in code[:per_turn]]
+    assert len(set(targets)) == per_turn  # each has a register of its own
+    assert not [i for i in code if "(" in i]
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype", "shape"),
+    [
+        ("gradient", "float32", (8192, 100)),
+        ("gradient", "float32", (1024, 1000)),
+        ("gradient", "bfloat16", (1024, 1000)),
+        ("gradient", "float32", (1, 262144)),
+        ("forward", "float32", (32768, 1000)),
+    ],
+)
+def test_rows_in_one_place_are_computed_as_ever(function, dtype, shape):
+    alone = limits.one_row(Case(function, dtype, *shape))
+    alone.call()
+    (task,) = alone.call.args
+    assert task.logits.shape[0] * task.logits.shape[1] == alone.elements
+    row, target = task.logits[:1].copy(), task.targets[:1]
+    wanted = fastce.cross_entropy_with_grad(row, target, reduction="none")
+    assert (task.loss == task.loss[0]).all()
+    np.testing.assert_allclose(task.loss[0], wanted.loss[0], rtol=1e-6)
+    if function == "gradient":
+        step = {"float32": 1e-6, "bfloat16": 2.0**-7}[dtype]
+        got, grad = task.grad[0].astype(np.float64), wanted.grad[0].astype(np.float64)
+        np.testing.assert_allclose(got, grad, rtol=step, atol=1e-7)
+
+
+def test_a_run_is_saved_and_shown_again(tmp_path, monkeypatch, capsys):
+    counts = {name: Counts(20, 10, 2, 1) for name in assembly.PASSES}
+    monkeypatch.setattr(assembly, "instructions", lambda dtype: counts)
+    cells = [Cell(Case("gradient", "float32", 64, 1000), 1), Cell(Case("forward", "bfloat16", 64, 1000))]
+    monkeypatch.setattr(limits, "CELLS", cells)
+    path = tmp_path / "limits.json"
+    limits.main(["--dtype", "float32", "bfloat16", "--json", str(path)])
+    first = capsys.readouterr().out
+    limits.main(["--saved", str(path)])
+    assert capsys.readouterr().out == first
+    results = report.load(path)
+    gradient, forward = report_cells(results)
+    assert (gradient[1], forward[1]) == ("1", str(numba.get_num_threads()))
+    assert (gradient[0], forward[0]) == ("64 x 1,000", "forward, bfloat16, 64 x 1,000")
+    (small,) = [r for r in results["records"] if r["measurement"] == "small call"]
+    assert {*limits_tables.STEPS, "python"} <= set(small["times"])
+    assert limits_tables.small_table(small)[0] == ["a small call consists of", "time"]
+
+
+def report_cells(results):
+    return limits_tables.cells_table([r for r in results["records"] if r["measurement"] == "limits"])[1:]
+
+
+def record(times, values, function="gradient"):
+    return {
+        "measurement": "limits", "function": function, "dtype": "float32", "n_rows": 10, "n_classes": 1000,
+        "times": {name: {"median": seconds} for name, seconds in times.items()}, "values": {"limits": values},
+    }  # fmt: skip
+
+
+def test_the_limits_of_a_cell():
+    times = {"fastce": 8e-6, "copy": 4e-6, "fused": 1e-3, "one row": 1e-4}
+    values = {"threads": 2.0, "fused": 1e6, "arithmetic": 5000.0, "one row": 20.0}
+    (row,) = limits_tables.cells_table([record(times, values)])[1:]
+    assert row == ["10 x 1,000", "2", "4 us", "5 us", "5 us", "8 us", "at most 0.80", "at most 0.80", "0.50"]
+    values["arithmetic"] = 100.0  # less than the copy takes
+    assert limits_tables.cells_table([record(times, values)])[1][6] == "at most 1.00"
+    del times["copy"], times["fused"], times["one row"]
+    (row,) = limits_tables.cells_table([record(times | {"read": 2e-6}, {"threads": 2.0}, "forward")])[1:]
+    assert row == ["forward, 10 x 1,000", "2", "2 us", "", "", "8 us", "", "", "0.25"]
+
+
+def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys):
+    text, copy = README.read_text(encoding="utf-8"), tmp_path / "README.md"
+    start = text.index(limits_tables.START) + len(limits_tables.START)
+    copy.write_text(text[:start] + text[text.index(limits_tables.END) :], encoding="utf-8")
+    limits.main(["--saved", str(SAVED), "--readme", str(copy)])
+    assert copy.read_text(encoding="utf-8") == text
+    assert "at most" in capsys.readouterr().out
