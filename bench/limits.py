@@ -2,7 +2,7 @@
 
 Three limits of loss with gradient, timed in turn with the call itself: a copy of as many bytes; the arithmetic of the
 kernels' loops, counted in their machine code, at the rate at which this machine does independent fused multiply-adds,
-as if it were done without ever waiting; and the kernels where all rows lie in the same memory, that of one row, so that
+as if nothing ever waited; and the kernels where all rows lie in the same memory, that of one row, so that
 they wait for their own instructions alone. Of forward, in place of the copy, a sum over the logits. And what a small
 call's time is made of.
 
@@ -64,7 +64,8 @@ CELLS = [
     Cell(Case("gradient", "bfloat16", 32768, 1000)),
 ]
 DTYPES = ("float32", "bfloat16")
-PEERS = installed(["jax", "sklearn"])[0]  # for forward, and for small calls
+BESIDE = {"gradient": ["copy"], "forward": ["read", *installed(["jax"])[0]]}
+BESIDE_SMALL = installed(["sklearn"])[0]
 SMALL = Case("gradient", "float32", 32, 10)
 
 
@@ -141,14 +142,8 @@ def measure(cell: Cell, counts: dict[str, assembly.Counts]) -> Record:
     case, n_threads = cell.case, cell.threads or numba.get_num_threads()
     passes, elements = passes_of(case), case.n_rows * case.n_classes
     problem = Problem(case.n_rows, case.n_classes, dtype_of(case.dtype))
-    names = (
-        ["fastce", "copy"]
-        if case.function == "gradient"
-        else ["fastce", "read", *(name for name in PEERS if name == "jax")]
-    )
-    calls: Calls = {
-        name: on_threads(PROVIDERS[name].builders[case.function](problem).call, n_threads) for name in names
-    }
+    builders = {name: PROVIDERS[name].builders[case.function] for name in ("fastce", *BESIDE[case.function])}
+    calls: Calls = {name: on_threads(build(problem).call, n_threads) for name, build in builders.items()}
     values = {"threads": float(n_threads)}
     if all(name in counts for name in passes):
         numbers = np.ones((n_threads, ROOM), np.float32) / np.arange(1, ROOM + 1, dtype=np.float32)
@@ -209,8 +204,7 @@ def small() -> Record:
         "launch": lambda: launch.plain(x, y, g, -100),
         "fastce": lambda: fastce.cross_entropy_with_grad(x, y, grad_out=g),
     }
-    if "sklearn" in PEERS:
-        calls["sklearn"] = PROVIDERS["sklearn"].builders["gradient"](problem).call
+    calls |= {name: PROVIDERS[name].builders["gradient"](problem).call for name in BESIDE_SMALL}
     return record("small call", SMALL, run_race(calls))
 
 
@@ -224,7 +218,8 @@ def run(dtypes: Sequence[str], command: str) -> Results:
     ]
     records += [measure(cell, counts.get(cell.case.dtype, {})) for cell in CELLS if cell.case.dtype in dtypes]
     records += [small()] if SMALL.dtype in dtypes else []
-    packages = {package for name in ("fastce", *PEERS) for package in PROVIDERS[name].needs}
+    timed = ["fastce", *BESIDE["forward"], *BESIDE_SMALL]
+    packages = {package for name in timed for package in PROVIDERS[name].needs}
     return results(records, packages, {}, command, machine())
 
 

@@ -13,7 +13,7 @@ STEPS = {  # of a small call: what has been timed, and what that has beside the 
     "nothing": "Numba's call of a compiled function with these arguments",
     "kernel": "the compiled function: checks of the targets, loss and gradient",
     "launch": "choosing it, in Python",
-    "fastce": "checks before, in Python",
+    "fastce": "checks of the arguments and the result's tuple, in Python",
 }
 
 
