@@ -153,8 +153,8 @@ _HALVES = r"vpmov\w+\s|vcvtps2ph\s"  # stores of half a register
 
 PASSES = {
     "largest logit": Pass("look", ("largest",), ("power",)),
-    "sums, powers kept": Pass("even_sums", ("power", "store")),
-    "gradient, powers kept": Pass("write_rows", ("store", "fused"), ("power", "stream"), itemsize=0),
+    "sums, powers kept": Pass("look_short", ("power", "store")),
+    "gradient, powers kept": Pass("write_short", ("store", "fused"), ("power",), itemsize=0),
     "sums": Pass("even_sums", ("power",)),
     "gradient, powers again": Pass("write_rows", ("power", "store"), ("stream",)),
     "gradient beside sums, powers kept": Pass("_beside_kept", ("largest", "power", "stream")),

@@ -2,9 +2,9 @@
 
 Three limits of loss with gradient, timed in turn with the call itself: a copy of as many bytes; the arithmetic of the
 kernels' loops, counted in their machine code, at the rate at which this machine does independent fused multiply-adds,
-as if nothing ever waited; and the kernels where all rows lie in the same memory, that of one row, so that
-they wait for their own instructions alone. Of forward, in place of the copy, a sum over the logits. And what a small
-call's time is made of.
+as if nothing ever waited; and the kernels where all rows lie in the same memory, that of one row, so that they wait for
+their own instructions alone. Of forward, in place of the copy, a sum over the logits. And what a small call's time is
+made of.
 
 `python -m fastce.bench.limits --json bench/results/limits.json --readme README.md` measures, saves, and writes the
 tables into the README. Compiling the kernels anew, to read their assembly, takes most of the time.
@@ -28,6 +28,7 @@ from numpy.lib.stride_tricks import as_strided
 import fastce
 from fastce.kernels import cpu
 from fastce.kernels.cpu import kernels, launch
+from fastce.kernels.cpu.short import FEW
 from fastce.kernels.cpu.simd import fma, load, pointer, store
 from fastce.kernels.cpu.table import KEPT
 from fastce.kernels.task import Array, Task
@@ -55,7 +56,8 @@ CELLS = [
     Cell(Case("gradient", "float32", 1024, 1000)),
     Cell(Case("gradient", "float32", 2048, 1000)),
     Cell(Case("gradient", "float32", 32768, 1000)),  # past the caches
-    Cell(Case("gradient", "float32", 8192, 100)),  # a row a lane
+    Cell(Case("gradient", "float32", 8192, 100)),
+    Cell(Case("gradient", "float32", 65536, 10)),  # a row a lane
     Cell(Case("gradient", "float32", 32, 50257)),
     Cell(Case("gradient", "float32", 1, 262144)),  # whose chunks are shared
     Cell(Case("gradient", "float32", 2, 262144)),
@@ -76,7 +78,7 @@ def passes_of(case: Case) -> tuple[str, ...]:
     if case.function == "forward":
         return "largest logit", "sums"
     powers = "powers kept" if case.n_classes <= 16 * KEPT else "powers again"
-    if case.logits_bytes >= launch.LIMITS.stream:
+    if case.logits_bytes >= launch.LIMITS.stream and case.n_classes > 16 * FEW:
         return (f"gradient beside sums, {powers}",)  # which looks for the largest logit of later rows too
     return "largest logit", "sums, powers kept" if powers == "powers kept" else "sums", f"gradient, {powers}"
 

@@ -20,7 +20,8 @@ SAVED = README.parent / "bench" / "results" / "limits.json"
 @pytest.mark.parametrize(
     ("function", "shape", "passes"),
     [
-        ("gradient", (8192, 100), 5),
+        ("gradient", (65536, 10), 5),
+        ("gradient", (262144, 100), ["largest logit", "sums, powers kept", "gradient, powers kept"]),
         ("gradient", (1024, 1000), ["largest logit", "sums, powers kept", "gradient, powers kept"]),
         ("gradient", (1, 262144), ["largest logit", "sums", "gradient, powers again"]),
         ("gradient", (32768, 1000), ["gradient beside sums, powers kept"]),
@@ -50,6 +51,7 @@ def test_multiply_adds_are_timed_that_do_not_wait():
 @pytest.mark.parametrize(
     ("function", "dtype", "shape"),
     [
+        ("gradient", "float32", (65536, 10)),
         ("gradient", "float32", (8192, 100)),
         ("gradient", "float32", (1024, 1000)),
         ("gradient", "bfloat16", (1024, 1000)),
