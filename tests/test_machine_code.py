@@ -12,8 +12,10 @@ from typing import NamedTuple
 import llvmlite.binding
 import pytest
 from numba import cfunc, types
+from numba.core.registry import cpu_target
 
-from fastce.kernels.cpu import kernels
+from fastce.kernels.cpu import bfloat16, kernels
+from fastce.kernels.cpu.llvm import machine_has
 
 # What each machine's instructions look like, up to the operands that say of which kind they are.
 SYNTAX = {
@@ -152,6 +154,10 @@ def syntax_here():
     return "arm64" if platform.machine() in ("arm64", "aarch64") else None
 
 
+def few_conversions_here():
+    return machine_has(cpu_target.target_context, *bfloat16.FEATURES)
+
+
 # What the hot loops of a function consist of, and how many there are at least: some fewer than on x86-64 with AVX-512,
 # as whoever has no masks branches more.
 HOT = [
@@ -165,6 +171,24 @@ HOT = [
     ("across_lanes", "fused", 2),
     ("run_groups", "fused", 5),
 ]
+
+
+# Hot loops that bfloat16 is loaded in, and stored in. On machines that can, vectors are converted by one instruction
+# (``vpermb``) and by four, the third of which nothing else takes.
+OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "_beside_kept": 4, "_beside_again": 4}
+_NEW_IN = re.compile(r"vpermb\b.*%zmm")
+_NEW_OUT = re.compile(r"vfixupimmps\b.*%zmm")
+_OLD = re.compile(r"vpmovzxwd\b.*%zmm|vpmovdw\b.*%zmm")
+
+
+def assert_few_conversions(loops, function, stored):
+    """Loops of a function convert vectors of bfloat16 by few instructions; at least ``stored`` of them store some."""
+    n_loaded = n_stored = 0
+    for code, _ in loops[function]:
+        assert count(_OLD, code) == 0, f"in a loop of {function}:\n" + "\n".join(code)
+        n_loaded, n_stored = n_loaded + (count(_NEW_IN, code) > 0), n_stored + (count(_NEW_OUT, code) > 0)
+    assert n_loaded >= 2, f"{n_loaded} loops of {function} load"
+    assert n_stored >= stored, f"{n_stored} loops of {function} store"
 
 
 @pytest.mark.skipif(syntax_here() is None, reason="reads the machine code of x86-64 with FMA, and of 64-bit ARM")
@@ -181,6 +205,8 @@ def test_hot_loops_are_vectors_of_fused_multiply_adds(monkeypatch, element):
         assert symbols, f"no {name} among {sorted(loops)}"
         for symbol in symbols:
             assert_vectors(loops, symbol, syntax, what, at_least)
+            if element == types.int16 and name in OF_BFLOAT16 and few_conversions_here():
+                assert_few_conversions(loops, symbol, OF_BFLOAT16[name])
     calls = called(assembly)
     single = {"expf", "exp2f", "logf", "log1pf", "tanhf", "fmaf", "fma", "tanh", "exp2"}
     assert not calls & single, calls & single

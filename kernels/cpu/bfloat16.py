@@ -23,6 +23,7 @@ from llvmlite import ir
 from .llvm import I8, I16, I32, call_llvm, constant, lanes_from, machine_has
 
 LANES = 16
+FEATURES = "avx512bw", "avx512vbmi", "avx512vnni"  # of Ice Lake, Zen 4 and later
 _BYTES, _HALVES = ir.VectorType(I8, 4 * LANES), ir.VectorType(I16, 2 * LANES)
 _WORDS, _FLOATS = ir.VectorType(I32, LANES), ir.VectorType(ir.FloatType(), LANES)
 
@@ -49,7 +50,7 @@ def encode(context: Any, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _by_avx512(context: Any, value: ir.Value) -> bool:
-    return value.type.count == LANES and machine_has(context, "avx512bw", "avx512vbmi", "avx512vnni")
+    return value.type.count == LANES and machine_has(context, *FEATURES)
 
 
 def _decode_avx512(builder: ir.IRBuilder, raw: ir.Value) -> ir.Value:
