@@ -7,15 +7,14 @@ for 64-bit ARM.
 
 import platform
 import re
+from functools import cache
 from typing import NamedTuple
 
 import llvmlite.binding
 import pytest
 from numba import cfunc, types
-from numba.core.registry import cpu_target
 
 from fastce.kernels.cpu import bfloat16, kernels
-from fastce.kernels.cpu.llvm import machine_has
 
 # What each machine's instructions look like, up to the operands that say of which kind they are.
 SYNTAX = {
@@ -154,10 +153,6 @@ def syntax_here():
     return "arm64" if platform.machine() in ("arm64", "aarch64") else None
 
 
-def few_conversions_here():
-    return machine_has(cpu_target.target_context, *bfloat16.FEATURES)
-
-
 # What the hot loops of a function consist of, and how many there are at least: some fewer than on x86-64 with AVX-512,
 # as whoever has no masks branches more.
 HOT = [
@@ -173,44 +168,58 @@ HOT = [
 ]
 
 
-# Hot loops that bfloat16 is loaded in, and stored in. On machines that can, vectors are converted by one instruction
-# (``vpermb``) and by four, the third of which nothing else takes.
-OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "_beside_kept": 4, "_beside_again": 4}
-_NEW_IN = re.compile(r"vpermb\b.*%zmm")
-_NEW_OUT = re.compile(r"vfixupimmps\b.*%zmm")
-_OLD = re.compile(r"vpmovzxwd\b.*%zmm|vpmovdw\b.*%zmm")
+@cache
+def assembly_of(element):
+    """Of all the work on logits of a type."""
+
+    def without_cache(function):  # what comes from the cache has no assembly to show
+        return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "work", without_cache)
+        return kernels.work_on(element)._library.get_asm_str()
 
 
-def assert_few_conversions(loops, function, stored):
-    """Loops of a function convert vectors of bfloat16 by few instructions; at least ``stored`` of them store some."""
-    n_loaded = n_stored = 0
-    for code, _ in loops[function]:
-        assert count(_OLD, code) == 0, f"in a loop of {function}:\n" + "\n".join(code)
-        n_loaded, n_stored = n_loaded + (count(_NEW_IN, code) > 0), n_stored + (count(_NEW_OUT, code) > 0)
-    assert n_loaded >= 2, f"{n_loaded} loops of {function} load"
-    assert n_stored >= stored, f"{n_stored} loops of {function} store"
+def symbols_of(name, loops):
+    symbols = [symbol for symbol in loops if f"{len(name)}{name}B" in symbol]  # as they are mangled
+    assert symbols, f"no {name} among {sorted(loops)}"
+    return symbols
 
 
 @pytest.mark.skipif(syntax_here() is None, reason="reads the machine code of x86-64 with FMA, and of 64-bit ARM")
 @pytest.mark.parametrize("element", [types.float32, types.float64, types.uint16, types.int16], ids=str)
-def test_hot_loops_are_vectors_of_fused_multiply_adds(monkeypatch, element):
-    def without_cache(function):  # what comes from the cache has no assembly to show
-        return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
-
-    monkeypatch.setattr(kernels, "work", without_cache)
-    assembly = kernels.work_on(element)._library.get_asm_str()
+def test_hot_loops_are_vectors_of_fused_multiply_adds(element):
+    assembly = assembly_of(element)
     loops, syntax = hot_loops(assembly), syntax_here()
     for name, what, at_least in HOT:
-        symbols = [symbol for symbol in loops if f"{len(name)}{name}B" in symbol]  # as they are mangled
-        assert symbols, f"no {name} among {sorted(loops)}"
-        for symbol in symbols:
+        for symbol in symbols_of(name, loops):
             assert_vectors(loops, symbol, syntax, what, at_least)
-            if element == types.int16 and name in OF_BFLOAT16 and few_conversions_here():
-                assert_few_conversions(loops, symbol, OF_BFLOAT16[name])
     calls = called(assembly)
     single = {"expf", "exp2f", "logf", "log1pf", "tanhf", "fmaf", "fma", "tanh", "exp2"}
     assert not calls & single, calls & single
     assert not {c for c in calls if "trunc" in c or "extend" in c}  # of 16-bit numbers, one by one
+
+
+# Where bfloat16 is loaded in hot loops, and in how many of them at least it is stored.
+OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "_beside_kept": 4, "_beside_again": 4}
+
+
+@pytest.mark.skipif(
+    not all(llvmlite.binding.get_host_cpu_features().get(f, False) for f in (bfloat16.ROUNDS, bfloat16.MOVES)),
+    reason="reads the machine code of x86-64 with AVX512-VNNI and AVX512-VBMI",
+)
+def test_hot_loops_convert_bfloat16_by_few_instructions():
+    """By ``vpermb`` from memory; back to it by that, and two that nothing else takes."""
+    loops = hot_loops(assembly_of(types.int16))
+    for name, at_least in OF_BFLOAT16.items():
+        for symbol in symbols_of(name, loops):
+            n_loaded = n_stored = 0
+            for code, _ in loops[symbol]:
+                assert count(r"vpmov(zxwd|dw)\b.*%zmm", code) == 0, f"in a loop of {name}:\n" + "\n".join(code)
+                n_loaded += count(r"vpermb\b.*%zmm", code) > 0
+                n_stored += min(count(r"vfixupimmps\b.*%zmm", code), count(r"vpdpwssds\b.*%zmm", code)) > 0
+            assert n_loaded >= 2, f"{n_loaded} loops of {name} load"
+            assert n_stored >= at_least, f"{n_stored} loops of {name} store"
 
 
 def called(assembly):
