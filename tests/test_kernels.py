@@ -11,7 +11,7 @@ import pytest
 from conftest import types_with_oracle
 from numba import njit
 
-from fastce.kernels.cpu import gradient, maths
+from fastce.kernels.cpu import bfloat16, gradient, llvm, maths
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import constants
 from fastce.kernels.cpu.simd import (
@@ -389,6 +389,29 @@ def test_no_nan_becomes_a_number(memory, dtype):
     got = converted(words.view(np.float32), memory).view(dtype)
     assert np.isnan(got.astype(np.float32)).all()
     np.testing.assert_array_equal(np.signbit(got.astype(np.float32)), words >> 31 == 1)
+
+
+@pytest.mark.parametrize("without", [(), (bfloat16.MOVES,), (bfloat16.ROUNDS,), (bfloat16.MOVES, bfloat16.ROUNDS)])
+def test_bfloat16_has_the_same_bits_on_any_machine(monkeypatch, without):
+    """Every upper half, with the lower halves that decide how it is rounded; NaNs keep their upper one."""
+    monkeypatch.setattr(
+        bfloat16,
+        "machine_has",
+        lambda context, feature: feature not in without and llvm.machine_has(context, feature),
+    )
+    compiled = njit(convert.py_func)  # as it is compiled for that machine
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    for lower in (0, 1, 0x3FFF, 0x7FFF, 0x8000, 0x8001, 0xBFFF, 0xFFFF):
+        words = upper | np.uint32(lower)
+        rounded = words + (words >> 16 & 1) + np.uint32(0x7FFF)
+        nan = (words & 0x7FFFFFFF) > 0x7F800000
+        expected = (np.where(nan, words | 0x400000, rounded) >> 16).astype(np.uint16)
+        got = np.empty(words.shape, np.int16)
+        compiled(words.view(np.float32), got)
+        np.testing.assert_array_equal(got.view(np.uint16), expected)
+    back = np.empty(upper.shape, np.float32)
+    compiled(patterns(np.int16), back)
+    np.testing.assert_array_equal(back.view(np.uint32), upper)
 
 
 def assert_bits_equal(actual, expected):

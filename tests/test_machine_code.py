@@ -2,6 +2,7 @@
 
 import re
 
+import llvmlite.binding
 import pytest
 
 from fastce import sysinfo
@@ -18,6 +19,7 @@ from fastce.bench.assembly import (
     symbols_of,
     syntax_here,
 )
+from fastce.kernels.cpu import bfloat16
 from fastce.kernels.formats import FLOAT32
 
 _X86 = """
@@ -130,6 +132,30 @@ def test_hot_loops_are_vectors_of_fused_multiply_adds(dtype):
     single = {"expf", "exp2f", "logf", "log1pf", "tanhf", "fmaf", "fma", "tanh", "exp2"}
     assert not calls & single, calls & single
     assert not {c for c in calls if "trunc" in c or "extend" in c}  # of 16-bit numbers, one by one
+
+
+# Where bfloat16 is loaded in hot loops, and in how many of them at least it is stored.
+OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "_beside_kept": 4, "_beside_again": 4}
+
+
+@pytest.mark.skipif(
+    not all(llvmlite.binding.get_host_cpu_features().get(f, False) for f in (bfloat16.ROUNDS, bfloat16.MOVES)),
+    reason="reads the machine code of x86-64 with AVX512-VNNI and AVX512-VBMI",
+)
+def test_hot_loops_convert_bfloat16_by_few_instructions():
+    """By ``vpermb`` from memory; back to it by that, and two that nothing else takes."""
+    loops = hot_loops(assembly.assembly_of("bfloat16"))
+    for name, at_least in OF_BFLOAT16.items():
+        symbols = symbols_of(name, loops)
+        assert symbols, f"no {name} among {sorted(loops)}"
+        for symbol in symbols:
+            n_loaded = n_stored = 0
+            for code, _ in loops[symbol]:
+                assert count(r"vpmov(zxwd|dw)\b.*%zmm", code) == 0, f"in a loop of {name}:\n" + "\n".join(code)
+                n_loaded += count(r"vpermb\b.*%zmm", code) > 0
+                n_stored += min(count(r"vfixupimmps\b.*%zmm", code), count(r"vpdpwssds\b.*%zmm", code)) > 0
+            assert n_loaded >= 2, f"{n_loaded} loops of {name} load"
+            assert n_stored >= at_least, f"{n_stored} loops of {name} store"
 
 
 def called(assembly):

@@ -160,6 +160,27 @@ def test_the_same_bits_past_the_caches_and_through_them(rng, monkeypatch, name, 
             assert (memory[offset + logits.size :] == 7).all()
 
 
+@EVERY_REGIME
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_gradients_of_16_bits_are_those_of_float32_rounded_once(rng, monkeypatch, name, shape):
+    """Those that are below the smallest normal number too, all of a row or some."""
+    logits, targets = random_rows(rng, shape)
+    logits[::3] *= 10  # powers of all sizes, down to those that are 0
+    logits[1::4, ::2], logits[2::7, -1] = -np.inf, np.nan
+    logits = logits.astype(float_type(name))
+    for stream in (LIMITS.stream, 0):
+        monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
+        for upstream in (1.0, 1e-4, 1e-38, 1e-40):
+            options = {"grad_output": upstream, "reduction": "sum"}
+            exact = fastce.cross_entropy_with_grad(logits.astype(np.float32), targets, **options).grad
+            with np.errstate(under="ignore", over="ignore"):
+                expected = exact.astype(logits.dtype)
+            grad = fastce.cross_entropy_with_grad(logits, targets, **options).grad
+            assert_same_result([grad], [expected])
+            if name == "bfloat16" and upstream < 1e-37:
+                assert (np.abs(expected[expected != 0].astype(np.float32)) < np.finfo(np.float32).tiny).any()
+
+
 _DIGEST = """
 import hashlib, numba, numpy as np
 import fastce

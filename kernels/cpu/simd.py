@@ -29,10 +29,10 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from ..operators import Compiler, define
+from . import bfloat16
+from .llvm import I1, I8, I32, I64, call_llvm, constant, lanes_from, suffix
 
 VECTOR_BYTES = 64
-
-_I1, _I8, _I32, _I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 class Vec(types.Type):
@@ -48,7 +48,7 @@ class Vec(types.Type):
 
     @property
     def ir(self) -> ir.Type:
-        kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: _I1}
+        kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.boolean: I1}
         return ir.VectorType(kinds.get(self.element) or ir.IntType(self.element.bitwidth), self.lanes)
 
     def of(self, element: types.Type) -> Vec:
@@ -75,8 +75,8 @@ def _vec_of(pointer: types.CPointer) -> Vec:
 
 
 def _splat(builder: ir.IRBuilder, value: ir.Value, vec: ir.VectorType) -> ir.Value:
-    one = builder.insert_element(ir.Constant(vec, ir.Undefined), value, _I32(0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, vec.count), [0] * vec.count))
+    one = builder.insert_element(ir.Constant(vec, ir.Undefined), value, I32(0))
+    return lanes_from(builder, one, one, [0] * vec.count)
 
 
 def _as_vec(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type, vec: types.Type) -> ir.Value:
@@ -86,20 +86,6 @@ def _as_vec(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type
     if isinstance(ty, Vec):
         return value
     return _splat(builder, context.cast(builder, value, ty, vec.element), vec.ir)
-
-
-def _call(builder: ir.IRBuilder, name: str, returns: ir.Type, args: list[ir.Value]) -> ir.Value:
-    """Call an intrinsic of LLVM's (pointers without a type, so that one declaration serves every caller)."""
-    args = [builder.bitcast(a, _I8.as_pointer()) if isinstance(a.type, ir.PointerType) else a for a in args]
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(returns, [a.type for a in args]), name)
-    return builder.call(function, args)
-
-
-def _suffix(ty: ir.Type) -> str:
-    """How LLVM's names of intrinsics spell a type."""
-    if isinstance(ty, ir.VectorType):
-        return f"v{ty.count}{_suffix(ty.element)}"
-    return {"float": "f32", "double": "f64", "half": "f16"}.get(str(ty), str(ty))
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
@@ -184,8 +170,8 @@ def power_of_two(typingctx: Any, k: types.Float) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         small = builder.fcmp_ordered("<", args[0], ir.DoubleType()(-1022.0))
-        exponent = builder.fptosi(builder.select(small, ir.DoubleType()(-1023.0), args[0]), _I64)
-        return builder.bitcast(builder.shl(builder.add(exponent, _I64(1023)), _I64(52)), ir.DoubleType())
+        exponent = builder.fptosi(builder.select(small, ir.DoubleType()(-1023.0), args[0]), I64)
+        return builder.bitcast(builder.shl(builder.add(exponent, I64(1023)), I64(52)), ir.DoubleType())
 
     return types.float64(types.float64), codegen
 
@@ -203,7 +189,7 @@ def fma(typingctx: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
 
 
 def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-    return _call(builder, f"llvm.fma.{_suffix(a.type)}", a.type, [a, b, c])
+    return call_llvm(builder, f"llvm.fma.{suffix(a.type)}", a.type, [a, b, c])
 
 
 @intrinsic
@@ -213,10 +199,10 @@ def held(typingctx: Any, numbers: types.UniTuple) -> Any:
     Constants lie in memory wherever a function is large. Reading them there takes a vector of a gradient beside one of
     sums from 12 cycles to 30.
     """
-    bits = ir.FunctionType(_I64, [_I64])
+    bits = ir.FunctionType(I64, [I64])
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = [builder.bitcast(number, _I64) for number in cgutils.unpack_tuple(builder, args[0])]
+        raw = [builder.bitcast(number, I64) for number in cgutils.unpack_tuple(builder, args[0])]
         same = [builder.asm(bits, "", "=r,0", [number], False) for number in raw]  # no instruction
         return context.make_tuple(builder, sig.return_type, [builder.bitcast(n, ir.DoubleType()) for n in same])
 
@@ -243,7 +229,7 @@ def absolute(typingctx: Any, a: Vec) -> Any:
     """``|a|``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return _call(builder, f"llvm.fabs.{_suffix(a.ir)}", a.ir, [args[0]])
+        return call_llvm(builder, f"llvm.fabs.{suffix(a.ir)}", a.ir, [args[0]])
 
     return a(a), codegen
 
@@ -275,20 +261,20 @@ def narrow(typingctx: Any, like: types.CPointer, a: Vec) -> Any:
 def lanes(typingctx: Any, base: types.CPointer) -> Any:
     """How many elements ``load(base, ...)`` gives."""
     n = _vec_of(base).lanes
-    return types.int64(base), lambda context, builder, sig, args: _I64(n)
+    return types.int64(base), lambda context, builder, sig, args: I64(n)
 
 
 @intrinsic
 def lanes_of(typingctx: Any, a: Vec) -> Any:
     """How many lanes the vector has."""
-    return types.int64(a), lambda context, builder, sig, args: _I64(a.lanes)
+    return types.int64(a), lambda context, builder, sig, args: I64(a.lanes)
 
 
 @intrinsic
 def item_bytes(typingctx: Any, base: types.CPointer) -> Any:
     """How far apart the elements lie."""
     n = _item_bytes(base)
-    return types.int64(base), lambda context, builder, sig, args: _I64(n)
+    return types.int64(base), lambda context, builder, sig, args: I64(n)
 
 
 @intrinsic
@@ -317,11 +303,10 @@ def _halves(builder: ir.IRBuilder, value: ir.Value, combine: Callable[[ir.Value,
     count = value.type.count
     while count > 1:
         count //= 2
-        index = ir.VectorType(_I32, count)
-        low = builder.shuffle_vector(value, value, ir.Constant(index, list(range(count))))
-        high = builder.shuffle_vector(value, value, ir.Constant(index, list(range(count, 2 * count))))
+        low = lanes_from(builder, value, value, list(range(count)))
+        high = lanes_from(builder, value, value, list(range(count, 2 * count)))
         value = combine(low, high)
-    return builder.extract_element(value, _I32(0))
+    return builder.extract_element(value, I32(0))
 
 
 @intrinsic
@@ -353,7 +338,9 @@ def count_true(typingctx: Any, mask: Vec) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         word = ir.IntType(mask.lanes)
-        return builder.zext(_call(builder, f"llvm.ctpop.i{mask.lanes}", word, [builder.bitcast(args[0], word)]), _I64)
+        return builder.zext(
+            call_llvm(builder, f"llvm.ctpop.i{mask.lanes}", word, [builder.bitcast(args[0], word)]), I64
+        )
 
     return types.int64(mask), codegen
 
@@ -363,8 +350,8 @@ def first_true(typingctx: Any, mask: Vec) -> Any:
     """The first lane in which a comparison is true; the number of lanes if it is in none."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        word = builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), _I64)
-        return _call(builder, "llvm.cttz.i64", _I64, [builder.or_(word, _I64(1 << mask.lanes)), _I1(1)])
+        word = builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), I64)
+        return call_llvm(builder, "llvm.cttz.i64", I64, [builder.or_(word, I64(1 << mask.lanes)), I1(1)])
 
     return types.int64(mask), codegen
 
@@ -420,7 +407,7 @@ def distance(typingctx: Any, start: types.CPointer, end: types.CPointer) -> Any:
     """Bytes from ``start`` to ``end``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.sub(builder.ptrtoint(args[1], _I64), builder.ptrtoint(args[0], _I64))
+        return builder.sub(builder.ptrtoint(args[1], I64), builder.ptrtoint(args[0], I64))
 
     return types.int64(start, end), codegen
 
@@ -442,8 +429,8 @@ def call_work(
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         arrays = [context.make_array(ty)(context, builder, a) for ty, a in zip(sig.args[1:3], args[1:3], strict=True)]
-        operands = [builder.ptrtoint(array.data, _I64) for array in arrays] + list(args[3:])
-        callee = ir.FunctionType(ir.VoidType(), [_I64] * 5).as_pointer()
+        operands = [builder.ptrtoint(array.data, I64) for array in arrays] + list(args[3:])
+        callee = ir.FunctionType(ir.VoidType(), [I64] * 5).as_pointer()
         builder.call(builder.inttoptr(args[0], callee), operands)
         return context.get_dummy_value()
 
@@ -455,7 +442,7 @@ def address_of(typingctx: Any, array: types.Array) -> Any:
     """Address of the first element of an array (``array.ctypes.data`` counts references up and down)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, _I64)
+        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, I64)
 
     return types.int64(array), codegen
 
@@ -470,7 +457,7 @@ def advance(typingctx: Any, base: types.CPointer, n_bytes: types.Integer) -> Any
     """``base`` moved by a number of bytes (rows may lie at any distance, not only at multiples of an element)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.bitcast(_address(builder, args[0], _I8, args[1]), args[0].type)
+        return builder.bitcast(_address(builder, args[0], I8, args[1]), args[0].type)
 
     return base(base, types.int64), codegen
 
@@ -485,7 +472,7 @@ def _memory_type(element: types.Type) -> ir.Type:
     return kinds.get(element) or ir.IntType(element.bitwidth)
 
 
-def _decode(builder: ir.IRBuilder, raw: ir.Value, element: types.Type, vec: Vec) -> ir.Value:
+def _decode(context: Any, builder: ir.IRBuilder, raw: ir.Value, element: types.Type, vec: Vec) -> ir.Value:
     """What lies in memory (``vec.lanes`` of it), as numbers of ``vec.element``."""
 
     def lanes_of(kind: ir.Type) -> ir.Type:
@@ -494,20 +481,15 @@ def _decode(builder: ir.IRBuilder, raw: ir.Value, element: types.Type, vec: Vec)
     value = raw
     if element == types.uint16:  # float16
         value = builder.fpext(builder.bitcast(raw, lanes_of(ir.HalfType())), lanes_of(ir.FloatType()))
-    elif element == types.int16:  # bfloat16: the upper half of a float32
-        word = builder.zext(raw, lanes_of(_I32))
-        value = builder.bitcast(builder.shl(word, _constant(word.type, 16)), lanes_of(ir.FloatType()))
+    elif element == types.int16:
+        value = bfloat16.decode(context, builder, raw)
     bits_now = _ARITHMETIC[element].bitwidth
     if bits_now < vec.element.bitwidth:
         return builder.fpext(value, vec.ir)
     return builder.fptrunc(value, vec.ir) if bits_now > vec.element.bitwidth else value
 
 
-def _constant(ty: ir.VectorType, value: int) -> ir.Constant:
-    return ir.Constant(ty, [value] * ty.count)
-
-
-def _encode(builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.Value:
+def _encode(context: Any, builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.Value:
     """Numbers as they lie in memory, rounded to nearest even."""
 
     def lanes_of(kind: ir.Type) -> ir.Type:
@@ -516,12 +498,7 @@ def _encode(builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.V
     if element == types.uint16:
         return builder.bitcast(builder.fptrunc(value, lanes_of(ir.HalfType())), lanes_of(ir.IntType(16)))
     if element == types.int16:
-        word = builder.bitcast(value, lanes_of(_I32))
-        odd = builder.and_(builder.lshr(word, _constant(word.type, 16)), _constant(word.type, 1))
-        rounded = builder.add(word, builder.add(odd, _constant(word.type, 0x7FFF)))
-        quiet = builder.or_(word, _constant(word.type, 0x400000))  # a NaN stays one, whatever its lower bits
-        word = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-        return builder.trunc(builder.lshr(word, _constant(word.type, 16)), lanes_of(ir.IntType(16)))
+        return bfloat16.encode(context, builder, value)
     return value
 
 
@@ -532,7 +509,7 @@ def _load(vec: Vec, base: types.CPointer, at: int) -> Any:
         raw_type = ir.VectorType(_memory_type(base.dtype), vec.lanes)
         start = _address(builder, args[at], raw_type.element, args[at + 1])
         raw = builder.load(builder.bitcast(start, raw_type.as_pointer()), align=_item_bytes(base), typ=raw_type)
-        return _decode(builder, raw, base.dtype, vec)
+        return _decode(context, builder, raw, base.dtype, vec)
 
     return codegen
 
@@ -544,18 +521,18 @@ def _load_part(vec: Vec, base: types.CPointer, at: int) -> Any:
         raw_type = ir.VectorType(_memory_type(base.dtype), vec.lanes)
         start = builder.bitcast(_address(builder, args[at], raw_type.element, args[at + 1]), raw_type.as_pointer())
         mask = _first_lanes(builder, vec.lanes, args[at + 2])
-        name = f"llvm.masked.load.{_suffix(raw_type)}.p0"
-        operands = [start, _I32(_item_bytes(base)), mask, ir.Constant(raw_type, None)]
-        return _decode(builder, _call(builder, name, raw_type, operands), base.dtype, vec)
+        name = f"llvm.masked.load.{suffix(raw_type)}.p0"
+        operands = [start, I32(_item_bytes(base)), mask, ir.Constant(raw_type, None)]
+        return _decode(context, builder, call_llvm(builder, name, raw_type, operands), base.dtype, vec)
 
     return codegen
 
 
 def _first_lanes(builder: ir.IRBuilder, lanes: int, n: ir.Value) -> ir.Value:
     """The mask of the first ``n`` lanes; in 32 bits, of which a comparison takes half the instructions."""
-    n = builder.select(builder.icmp_signed("<", n, _I64(lanes)), n, _I64(lanes))
-    numbers = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(n, _I32), numbers.type))
+    n = builder.select(builder.icmp_signed("<", n, I64(lanes)), n, I64(lanes))
+    numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(n, I32), numbers.type))
 
 
 @intrinsic
@@ -593,7 +570,7 @@ def store(typingctx: Any, base: types.CPointer, index: types.Integer, value: Vec
     """Write the vector to ``base[index], base[index + 1], ...``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = _encode(builder, args[2], base.dtype)
+        raw = _encode(context, builder, args[2], base.dtype)
         start = _address(builder, args[0], _memory_type(base.dtype), args[1])
         builder.store(raw, builder.bitcast(start, raw.type.as_pointer()), align=_item_bytes(base))
         return context.get_dummy_value()
@@ -609,10 +586,10 @@ def stream(typingctx: Any, base: types.CPointer, index: types.Integer, value: Ve
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = _encode(builder, args[2], base.dtype)
+        raw = _encode(context, builder, args[2], base.dtype)
         start = builder.bitcast(_address(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
         written = builder.store(raw, start, align=_item_bytes(base) * value.lanes)
-        written.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
+        written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
         return context.get_dummy_value()
 
     return types.void(base, types.int64, value), codegen
@@ -635,8 +612,8 @@ def until_aligned(typingctx: Any, base: types.CPointer) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         size = _item_bytes(base)
-        ahead = builder.and_(builder.neg(builder.ptrtoint(args[0], _I64)), _I64(size * _vec_of(base).lanes - 1))
-        return builder.udiv(ahead, _I64(size))
+        ahead = builder.and_(builder.neg(builder.ptrtoint(args[0], I64)), I64(size * _vec_of(base).lanes - 1))
+        return builder.udiv(ahead, I64(size))
 
     return types.int64(base), codegen
 
@@ -646,11 +623,11 @@ def store_part(typingctx: Any, base: types.CPointer, index: types.Integer, n: ty
     """As ``store``, the first ``n`` lanes only; memory beyond is not touched."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = _encode(builder, args[3], base.dtype)
+        raw = _encode(context, builder, args[3], base.dtype)
         start = builder.bitcast(_address(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
         mask = _first_lanes(builder, value.lanes, args[2])
-        name = f"llvm.masked.store.{_suffix(raw.type)}.p0"
-        _call(builder, name, ir.VoidType(), [raw, start, _I32(_item_bytes(base)), mask])
+        name = f"llvm.masked.store.{suffix(raw.type)}.p0"
+        call_llvm(builder, name, ir.VoidType(), [raw, start, I32(_item_bytes(base)), mask])
         return context.get_dummy_value()
 
     return types.void(base, types.int64, types.int64, value), codegen
@@ -663,7 +640,7 @@ def load_one(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
     one = _load(Vec(result, 1), base, 0)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.extract_element(one(context, builder, sig, args), _I32(0))
+        return builder.extract_element(one(context, builder, sig, args), I32(0))
 
     return result(base, types.int64), codegen
 
@@ -677,8 +654,8 @@ def store_one(typingctx: Any, base: types.CPointer, index: types.Integer, value:
     result = _ARITHMETIC[base.dtype]
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        one = builder.insert_element(ir.Constant(Vec(result, 1).ir, ir.Undefined), args[2], _I32(0))
-        raw = builder.extract_element(_encode(builder, one, base.dtype), _I32(0))
+        one = builder.insert_element(ir.Constant(Vec(result, 1).ir, ir.Undefined), args[2], I32(0))
+        raw = builder.extract_element(_encode(context, builder, one, base.dtype), I32(0))
         builder.store(raw, _address(builder, args[0], raw.type, args[1]), align=_item_bytes(base))
         return context.get_dummy_value()
 
@@ -687,8 +664,8 @@ def store_one(typingctx: Any, base: types.CPointer, index: types.Integer, value:
 
 def _prefetch(base: types.CPointer, write: int) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        start = builder.bitcast(_address(builder, args[0], _memory_type(base.dtype), args[1]), _I8.as_pointer())
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [start, _I32(write), _I32(3 if write else 2), _I32(1)])
+        start = builder.bitcast(_address(builder, args[0], _memory_type(base.dtype), args[1]), I8.as_pointer())
+        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [start, I32(write), I32(3 if write else 2), I32(1)])
         return context.get_dummy_value()
 
     return types.void(base, types.int64), codegen
@@ -734,19 +711,18 @@ def _room(element: ir.Type, count: int) -> Any:
 @intrinsic
 def lane_offsets(typingctx: Any) -> Any:
     """Room on the stack for one int64 a lane."""
-    return types.CPointer(types.int64)(), _room(_I64, 16)
+    return types.CPointer(types.int64)(), _room(I64, 16)
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """The columns of a square of vectors: each stage interleaves rows that are half the square apart."""
     n = len(rows)
-    index = ir.VectorType(_I32, n)
-    low = ir.Constant(index, [lane // 2 + (lane % 2) * n for lane in range(n)])
-    high = ir.Constant(index, [n // 2 + lane // 2 + (lane % 2) * n for lane in range(n)])
+    low = [lane // 2 + (lane % 2) * n for lane in range(n)]
+    high = [n // 2 + lane for lane in low]
     stages = n.bit_length() - 1
     for _ in range(stages):
         pairs = [(rows[r], rows[r + n // 2]) for r in range(n // 2)]
-        rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in (low, high)]
+        rows = [lanes_from(builder, a, b, half) for a, b in pairs for half in (low, high)]
     return rows
 
 
@@ -754,8 +730,8 @@ def _row_starts(builder: ir.IRBuilder, base: types.CPointer, args: Any, vec: Vec
     """Addresses of element ``args[2]`` of the rows that lie ``args[1][lane]`` bytes from ``args[0]``."""
     starts = []
     for lane in range(vec.lanes):
-        offset = builder.load(_address(builder, args[1], _I64, _I64(lane)), typ=_I64)
-        starts.append(_address(builder, _address(builder, args[0], _I8, offset), _memory_type(base.dtype), args[2]))
+        offset = builder.load(_address(builder, args[1], I64, I64(lane)), typ=I64)
+        starts.append(_address(builder, _address(builder, args[0], I8, offset), _memory_type(base.dtype), args[2]))
     return starts
 
 
@@ -777,15 +753,15 @@ def load_lanes(
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         raw_type = ir.VectorType(_memory_type(base.dtype), vec.lanes)
-        name = f"llvm.masked.load.{_suffix(raw_type)}.p0"
+        name = f"llvm.masked.load.{suffix(raw_type)}.p0"
         mask = _first_lanes(builder, vec.lanes, args[3])
-        fixed = [_I32(_item_bytes(base)), mask, ir.Constant(raw_type, None)]
+        fixed = [I32(_item_bytes(base)), mask, ir.Constant(raw_type, None)]
         rows = [
-            _decode(builder, _call(builder, name, raw_type, [start, *fixed]), base.dtype, vec)
+            _decode(context, builder, call_llvm(builder, name, raw_type, [start, *fixed]), base.dtype, vec)
             for start in _row_starts(builder, base, args, vec)
         ]
         for j, column in enumerate(_transposed(builder, rows)):
-            at = _address(builder, args[4], vec.ir, builder.add(args[2], _I64(j)))
+            at = _address(builder, args[4], vec.ir, builder.add(args[2], I64(j)))
             builder.store(column, at, align=VECTOR_BYTES)
         return context.get_dummy_value()
 
@@ -807,14 +783,14 @@ def store_lanes(
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         columns = []
         for j in range(vec.lanes):
-            at = _address(builder, args[4], vec.ir, builder.add(args[2], _I64(j)))
+            at = _address(builder, args[4], vec.ir, builder.add(args[2], I64(j)))
             columns.append(builder.load(at, align=VECTOR_BYTES, typ=vec.ir))
         mask = _first_lanes(builder, vec.lanes, args[3])
         rows = _transposed(builder, columns)
         for start, row in zip(_row_starts(builder, base, args, vec), rows, strict=True):
-            raw = _encode(builder, row, base.dtype)
-            name = f"llvm.masked.store.{_suffix(raw.type)}.p0"
-            _call(builder, name, ir.VoidType(), [raw, start, _I32(_item_bytes(base)), mask])
+            raw = _encode(context, builder, row, base.dtype)
+            name = f"llvm.masked.store.{suffix(raw.type)}.p0"
+            call_llvm(builder, name, ir.VoidType(), [raw, start, I32(_item_bytes(base)), mask])
         return context.get_dummy_value()
 
     return types.void(base, offsets, types.int64, types.int64, buffer), codegen
@@ -830,13 +806,12 @@ def load_rows(
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         raw_type = ir.VectorType(_memory_type(base.dtype), whole.lanes)
-        at = builder.bitcast(_address(builder, args[0], _I8, args[1]), raw_type.as_pointer())
+        at = builder.bitcast(_address(builder, args[0], I8, args[1]), raw_type.as_pointer())
         raw = builder.load(at, align=_item_bytes(base), typ=raw_type)
-        rows = _decode(builder, raw, base.dtype, whole)
+        rows = _decode(context, builder, raw, base.dtype, whole)
         for j in range(n_vectors):
-            index = ir.Constant(ir.VectorType(_I32, vec.lanes), [lane * n_vectors + j for lane in range(vec.lanes)])
-            column = builder.shuffle_vector(rows, ir.Constant(rows.type, ir.Undefined), index)
-            builder.store(column, _address(builder, args[3], vec.ir, _I64(j)), align=VECTOR_BYTES)
+            column = lanes_from(builder, rows, rows, [lane * n_vectors + j for lane in range(vec.lanes)])
+            builder.store(column, _address(builder, args[3], vec.ir, I64(j)), align=VECTOR_BYTES)
         return context.get_dummy_value()
 
     return types.void(base, types.int64, n, buffer), codegen
@@ -851,19 +826,18 @@ def store_rows(
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         parts = [
-            builder.load(_address(builder, args[3], vec.ir, _I64(j)), align=VECTOR_BYTES, typ=vec.ir)
+            builder.load(_address(builder, args[3], vec.ir, I64(j)), align=VECTOR_BYTES, typ=vec.ir)
             for j in range(n_vectors)
         ]
         while len(parts) & (len(parts) - 1):  # what is joined pair by pair
             parts.append(parts[0])
         while len(parts) > 1:
-            count = parts[0].type.count * 2
-            index = ir.Constant(ir.VectorType(_I32, count), list(range(count)))
-            parts = [builder.shuffle_vector(a, b, index) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            both = list(range(parts[0].type.count * 2))
+            parts = [lanes_from(builder, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
         order = [j * vec.lanes + lane for lane in range(vec.lanes) for j in range(n_vectors)]
-        rows = builder.shuffle_vector(parts[0], parts[0], ir.Constant(ir.VectorType(_I32, len(order)), order))
-        raw = _encode(builder, rows, base.dtype)
-        at = builder.bitcast(_address(builder, args[0], _I8, args[1]), raw.type.as_pointer())
+        rows = lanes_from(builder, parts[0], parts[0], order)
+        raw = _encode(context, builder, rows, base.dtype)
+        at = builder.bitcast(_address(builder, args[0], I8, args[1]), raw.type.as_pointer())
         builder.store(raw, at, align=_item_bytes(base))
         return context.get_dummy_value()
 
@@ -876,22 +850,22 @@ def to_lanes(typingctx: Any, like: types.CPointer, base: types.CPointer, index: 
     vec = _vec_of(like).of(types.int64)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        start = _address(builder, args[1], _I64, args[2])
-        operands = [start, _I32(8), _first_lanes(builder, vec.lanes, args[3]), ir.Constant(vec.ir, None)]
-        return _call(builder, f"llvm.masked.load.{_suffix(vec.ir)}.p0", vec.ir, operands)
+        start = _address(builder, args[1], I64, args[2])
+        operands = [start, I32(8), _first_lanes(builder, vec.lanes, args[3]), ir.Constant(vec.ir, None)]
+        return call_llvm(builder, f"llvm.masked.load.{suffix(vec.ir)}.p0", vec.ir, operands)
 
     return vec(like, base, types.int64, types.int64), codegen
 
 
 def _places(builder: ir.IRBuilder, start: ir.Value, column: ir.Value, vec: Vec) -> ir.Value:
     """Addresses, one a lane, of that lane in vector ``column[lane]`` of a buffer."""
-    index_type = ir.VectorType(_I64, vec.lanes)
+    index_type = ir.VectorType(I64, vec.lanes)
     index = builder.sext(column, index_type) if column.type != index_type else column
-    index = builder.shl(index, _constant(index_type, VECTOR_BYTES.bit_length() - 1))
+    index = builder.shl(index, constant(index_type, VECTOR_BYTES.bit_length() - 1))
     size = vec.element.bitwidth // 8
     index = builder.add(index, ir.Constant(index_type, list(range(0, vec.lanes * size, size))))
-    start = _splat(builder, builder.ptrtoint(start, _I64), index_type)
-    return builder.inttoptr(builder.add(start, index), ir.VectorType(_I8.as_pointer(), vec.lanes))
+    start = _splat(builder, builder.ptrtoint(start, I64), index_type)
+    return builder.inttoptr(builder.add(start, index), ir.VectorType(I8.as_pointer(), vec.lanes))
 
 
 @intrinsic
@@ -900,10 +874,10 @@ def pick(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec) -> Any:
     vec = Vec(buffer.dtype, column.lanes)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        name = f"llvm.masked.gather.{_suffix(vec.ir)}.v{vec.lanes}p0"
+        name = f"llvm.masked.gather.{suffix(vec.ir)}.v{vec.lanes}p0"
         places = _places(builder, args[0], args[1], vec)
-        operands = [places, _I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
-        return _call(builder, name, vec.ir, operands)
+        operands = [places, I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
+        return call_llvm(builder, name, vec.ir, operands)
 
     return vec(buffer, column, mask), codegen
 
@@ -914,9 +888,9 @@ def place(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec, value:
     vec = Vec(buffer.dtype, column.lanes)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        name = f"llvm.masked.scatter.{_suffix(vec.ir)}.v{vec.lanes}p0"
-        operands = [args[3], _places(builder, args[0], args[1], vec), _I32(vec.element.bitwidth // 8), args[2]]
-        _call(builder, name, ir.VoidType(), operands)
+        name = f"llvm.masked.scatter.{suffix(vec.ir)}.v{vec.lanes}p0"
+        operands = [args[3], _places(builder, args[0], args[1], vec), I32(vec.element.bitwidth // 8), args[2]]
+        call_llvm(builder, name, ir.VoidType(), operands)
         return context.get_dummy_value()
 
     return types.void(buffer, column, mask, value), codegen

@@ -1,0 +1,40 @@
+"""What LLVM's builder lacks, for whoever writes its code by hand: see ``simd.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+I1, I8, I16, I32, I64 = (ir.IntType(width) for width in (1, 8, 16, 32, 64))
+
+
+def call_llvm(builder: ir.IRBuilder, name: str, returns: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """Call an intrinsic of LLVM's (pointers without a type, so that one declaration serves every caller)."""
+    args = [builder.bitcast(a, I8.as_pointer()) if isinstance(a.type, ir.PointerType) else a for a in args]
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(returns, [a.type for a in args]), name)
+    return builder.call(function, args)
+
+
+def suffix(ty: ir.Type) -> str:
+    """How LLVM's names of intrinsics spell a type."""
+    if isinstance(ty, ir.VectorType):
+        return f"v{ty.count}{suffix(ty.element)}"
+    return {"float": "f32", "double": "f64", "half": "f16"}.get(str(ty), str(ty))
+
+
+def constant(ty: ir.VectorType, value: int) -> ir.Constant:
+    """A vector of which every lane is ``value``."""
+    return ir.Constant(ty, [value] * ty.count)
+
+
+def lanes_from(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
+    """The vector of those lanes of ``a`` and ``b``, one behind the other."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def machine_has(context: Any, *features: str) -> bool:
+    """Whether the machine that is compiled for has these extensions, by LLVM's names."""
+    there = context.codegen().magic_tuple()[2].split(",")
+    return all(f"+{feature}" in there for feature in features)
