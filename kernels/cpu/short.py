@@ -70,8 +70,9 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     whole = n // width * width
     inside = iota(zeros(x0)) < n - whole
     for r in range(start, stop):
+        ignored = target_of(call, group.first + r)[1]
         x = row_start(call, x0, 0, X_STEP, group.first + r)
-        table[TOP * width + r] = largest_logit(x, n, 1.0)
+        table[TOP * width + r] = 0.0 if ignored else largest_logit(x, n, 1.0)
     top = load(table, TOP * width)
     mine = (iota(top) >= start) & (iota(top) < stop)
     k, base = shift_of(where(mine, top, 0.0), o)
