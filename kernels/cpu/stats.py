@@ -10,7 +10,7 @@ import numpy as np
 
 from ..formats import LN2
 from .beside import may_wait, sums_beside
-from .call import GRADIENT, GRADIENT_STEP, N_CLASSES, Q_STEP, STREAM, X_STEP, options_of, row_start, target_of
+from .call import GRADIENT, N_CLASSES, Q_STEP, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .element import value
 from .gradient import kept_of, write_rows
@@ -31,7 +31,7 @@ from .simd import (
     zeros,
 )
 from .sums import CHUNK, even_sums, general_sums, largest_logit
-from .table import AHEAD, BASE, KEPT, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
+from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 
 
 @inline
@@ -83,13 +83,12 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     """Look at ``n`` classes from ``c`` on of the group's rows ``start`` to ``stop``.
 
     What is found goes into lanes ``start`` to ``stop`` of the table. Meanwhile, the gradients of those rows of the
-    group ``before`` are written; and memory is asked for that of this group's, where rows are short.
+    group ``before`` are written.
     """
     apart()
     o, constant, width, table = options_of(call, numbers, x0), constants(zeros(x0)), lanes(x0), group.table
     x_c, q_c = advance(x0, c * item_bytes(x0)), advance(q0, c * item_bytes(q0))
     weight_c = advance(weight, c * item_bytes(weight))
-    touch = call[GRADIENT] != 0 and call[STREAM] == 0 and n == call[N_CLASSES] and n <= KEPT * width
     # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
     for r in range(start, stop):
         if table[KNOWN * width + r] != 0.0:
@@ -121,7 +120,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         magic, least = np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r])
         mark = np.float64(table[MARK * width + r])
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
-        kept, g, short = kept_of(group, r), row_start(call, g0, 1, GRADIENT_STEP, i), o.even and shift == 0.0
+        kept, short = kept_of(group, r), o.even and shift == 0.0
         rest, ties, linear, spread, later = 0.0, 0.0, 0.0, o.share * n, 0.0
         ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
         # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
@@ -132,7 +131,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
             )
         elif short:
             rest, ties, linear, later = even_sums(
-                call, numbers, x, n, magic, least, mark, middle, kept, group.step > 0, g, touch, there, ahead, n_ahead
+                call, numbers, x, n, magic, least, mark, middle, kept, group.step > 0, there, ahead, n_ahead
             )
         if short:
             linear = _times(o.share, linear)

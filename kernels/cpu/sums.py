@@ -26,7 +26,6 @@ from .simd import (
     load,
     load_part,
     prefetch,
-    prefetch_write,
     store,
     total,
     where,
@@ -137,14 +136,13 @@ def even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept
 
 
 @device
-def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, touch, scan, ahead, n_ahead):
+def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, scan, ahead, n_ahead):
     """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
 
     And if ``scan``, the largest of ``n_ahead`` logits, no fewer, that are looked at next.
 
-    Meanwhile memory is asked for what comes next, and if ``touch`` for where the gradient will be written: here, where
-    there is most to compute, it waits for nobody. (A function of its own, so that all constants of the loop stay in
-    registers: with 1,000 classes, 8 % of the time.)
+    Meanwhile memory is asked for what comes next: here, where there is most to compute, it waits for nobody. (A
+    function of its own, so that all constants of the loop stay in registers: with 1,000 classes, 8 % of the time.)
     """
     apart()
     o, fetch = options_of(call, numbers, x), call[FETCH]
@@ -156,8 +154,6 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
             a, b = zeros(x), zeros(x)
             for j in range(q, min(q + BLOCK, whole), width):
                 _, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-                if touch:
-                    prefetch_write(g, j)
                 if scan:
                     later = larger(load(ahead, j), later)
             s = s + (widen(a) + widen(b))
@@ -166,8 +162,6 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, g, to
             a, b, below = zeros(x), zeros(x), zeros(x)
             for j in range(q, min(q + BLOCK, whole), width):
                 v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-                if touch:
-                    prefetch_write(g, j)
                 below = below + (v - middle)
                 if scan:
                     later = larger(load(ahead, j), later)
