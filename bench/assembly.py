@@ -144,6 +144,7 @@ PARTS = {
     "power": r"vpslld\s+\$23\b",  # the exponent of a power of two to its place
     "shuffle": r"v(perm|p?unpck|shuf)",
     "masked": r"v(maskmov\S+\s.*\)|\S+\s.*\)\s*\{%k\d\})$",  # part of a vector is written
+    "part": r"v(p?maskmov\S+\s+[^%]*\(|\S+\s+[^%]*\(.*\{%k\d\}\s*\{z\})",  # is read
     "stream": r"vmovnt",
     "store": r"v(?!movnt)\S+\s.*\)(\s*\{%k\d\})?$",
 }
@@ -159,7 +160,7 @@ PASSES = {
     "gradient, powers again": Pass("write_rows", ("power", "store"), ("stream",)),
     "gradient beside sums, powers kept": Pass("_beside_kept", ("largest", "power", "stream")),
     "gradient beside sums, powers again": Pass("_beside_again", ("largest", "power", "stream")),
-    "rows to lanes": Pass("run_groups", ("store", "shuffle"), ("masked",)),
+    "rows to lanes": Pass("run_groups", ("store", "shuffle", "part"), ("masked",)),
     "largest logits of lanes": Pass("run_groups", ("largest",), ("power",)),
     "sums of lanes": Pass("_even_sums", ("power", "store")),
     "gradients of lanes": Pass("run_groups", ("store", "fused"), ("power", "shuffle")),

@@ -111,7 +111,13 @@ def sentences(results: Results) -> list[str]:
         "cache, timed on one thread and shared by all. Copy, or of forward a sum of the logits as integers: as many "
         "bytes, and nothing computed. All of a line are timed in turn.",
     ]
-    for r in select(results, "limits"):
+    cells = select(results, "limits")
+    rates = [v["fused"] / v["threads"] / median(r, "fused") for r in cells if "fused" in (v := r["values"]["limits"])]
+    if rates and min(rates) < 0.7 * max(rates):
+        lines.append(
+            "In some lines the processor was busy with something else: its arithmetic was slower. Measure again."
+        )
+    for r in cells:
         if "jax" in r["times"]:
             found, jax = Limits(r), median(r, "jax")
             lines.append(

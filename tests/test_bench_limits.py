@@ -116,6 +116,16 @@ def test_the_limits_of_a_cell():
     assert row == ["forward, 10 x 1,000", "2", "2 us", "", "", "8 us", "", "", "0.25"]
 
 
+def test_a_processor_that_was_busy_is_told():
+    def results(*seconds):
+        values = {"threads": 2.0, "fused": 1e6, "arithmetic": 5000.0}
+        records = [record({"fastce": 8e-6, "copy": 4e-6, "fused": s}, values) for s in seconds]
+        return {"command": "", "date": "", "machine": {}, "versions": {}, "left_out": {}, "records": records}
+
+    assert not any("busy" in line for line in limits_tables.sentences(results(1e-3, 1.1e-3)))
+    assert any("busy" in line for line in limits_tables.sentences(results(1e-3, 2e-3)))
+
+
 def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys):
     text, copy = README.read_text(encoding="utf-8"), tmp_path / "README.md"
     start = text.index(limits_tables.START) + len(limits_tables.START)
