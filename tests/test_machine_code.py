@@ -134,6 +134,17 @@ def test_hot_loops_are_vectors_of_fused_multiply_adds(dtype):
     assert not {c for c in calls if "trunc" in c or "extend" in c}  # of 16-bit numbers, one by one
 
 
+@pytest.mark.skipif(syntax_here() != "x86-64", reason="reads the machine code of x86-64")
+@pytest.mark.parametrize("dtype", assembly.ELEMENTS)
+@pytest.mark.parametrize("name", ["_beside_kept", "_beside_again"])
+def test_what_is_to_go_past_the_caches_does(dtype, name):
+    """LLVM forgets that where it finds an instruction that writes in another way."""
+    loops = hot_loops(assembly.assembly_of(dtype))
+    for symbol in symbols_of(name, loops):
+        written = [code for code, _ in loops[symbol] if count(r"v?movnt", code)]
+        assert len(written) >= 4, f"{len(written)} of {len(loops[symbol])} loops"
+
+
 # Where bfloat16 is loaded in hot loops, and in how many of them at least it is stored.
 OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "_beside_kept": 4, "_beside_again": 4}
 
@@ -231,8 +242,7 @@ def test_every_pass_is_found_and_counted():
     for powers, sums in (("powers kept", "sums, powers kept"), ("powers again", "sums")):
         together = counts[f"gradient beside sums, {powers}"]
         apart = [counts[name] for name in ("largest logit", sums, f"gradient, {powers}")]
-        # (short rows subtract a share of the target from every class, be it 0)
-        assert sum(c.arithmetic for c in apart) - together.arithmetic == (powers == "powers kept")
+        assert sum(c.arithmetic for c in apart) == together.arithmetic
         assert together.stores == sum(c.stores for c in apart)
     for name in ("rows to lanes", "lanes to rows"):  # 16 rows of 16: four stages of shuffles
         assert 4 <= counts[name].arithmetic < 5

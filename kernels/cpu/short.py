@@ -127,7 +127,8 @@ def write_short(call, numbers, x0, g0, group):
             continue
         minus = o.share * np.float64(table[SCALE * width + r]) if o.spread != NONE else 0.0
         for j in range(0, whole, width):
-            store(g, j, kept_power(load(kept, j), load(kept, far + j), factor, left) - minus)
+            d = kept_power(load(kept, j), load(kept, far + j), factor, left)
+            store(g, j, d - minus if o.spread != NONE else d)
         if whole < n:
             d = kept_power(load(kept, whole), load(kept, far + whole), factor, left) - minus
             store_part(g, whole, n - whole, d)

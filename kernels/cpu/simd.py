@@ -30,7 +30,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from ..operators import Compiler, define
 from . import bfloat16
-from .llvm import I1, I8, I32, I64, call_llvm, constant, lanes_from, suffix
+from .llvm import I1, I8, I32, I64, call_llvm, constant, lanes_from, machine_has, suffix
 
 VECTOR_BYTES = 64
 
@@ -587,6 +587,10 @@ def stream(typingctx: Any, base: types.CPointer, index: types.Integer, value: Ve
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         raw = _encode(context, builder, args[2], base.dtype)
+        if base.dtype == types.uint16 and machine_has(context, "f16c"):
+            # LLVM would let the instruction that makes float16 write it, which only goes through the caches: assembly
+            # that is empty keeps them apart (32,768 x 1,000 on two threads, nanoseconds: .23 in place of .27).
+            raw = builder.asm(ir.FunctionType(raw.type, [raw.type]), "", "=v,0", [raw], False)
         start = builder.bitcast(_address(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
         written = builder.store(raw, start, align=_item_bytes(base) * value.lanes)
         written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
