@@ -205,13 +205,18 @@ def test_the_same_bits_for_more_threads_than_cores_and_from_run_to_run():
 
 
 @EVERY_TYPE
+@pytest.mark.parametrize("stream", [LIMITS.stream, 0])
 @pytest.mark.parametrize("n_classes", [100, 250, 1003])
-def test_the_same_bits_beside_rows_of_huge_logits(rng, name, n_classes):
+def test_the_same_bits_beside_rows_of_huge_logits(rng, monkeypatch, name, n_classes, stream):
     """Which are looked at another way, with their whole group: who else is in it depends on the threads."""
-    logits, targets = case(rng, name, (37, n_classes))
-    expected = fastce.cross_entropy_with_grad(logits, targets, reduction="none", label_smoothing=0.1)
-    beside = logits.copy()
-    beside[::5] = logits[::5] * logits.dtype.type(2e3 if name == "float16" else 1e7)
-    mixed = fastce.cross_entropy_with_grad(beside, targets, reduction="none", label_smoothing=0.1)
-    others = np.arange(37) % 5 != 0
-    assert_same_result((mixed.loss[others], mixed.grad[others]), (expected.loss[others], expected.grad[others]))
+    monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
+    logits, targets = case(rng, name, (300, n_classes))
+    huge = rng.random(300) < 0.1
+    into = np.full_like(logits, 7)
+    options = {"reduction": "none", "label_smoothing": 0.1}
+    expected = fastce.cross_entropy_with_grad(logits, targets, **options)
+    logits[huge] *= logits.dtype.type(2e3 if name == "float16" else 1e7)
+    mixed = fastce.cross_entropy_with_grad(logits, targets, grad_out=into, **options)
+    assert_same_result((mixed.loss[~huge], mixed.grad[~huge]), (expected.loss[~huge], expected.grad[~huge]))
+    alone = fastce.cross_entropy(logits, targets, **options)
+    assert_same_result((alone,), (mixed.loss,))

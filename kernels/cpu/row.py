@@ -107,10 +107,10 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
 
     rows, line = no_rows(x0), lane_buffer(x0, 1)
     without_a_gap = call[OFFSETS] == 0 and call[GRADIENT_STEP] == n_classes * item_bytes(g0)
-    if call[STREAM] != 0 and without_a_gap and n_classes >= 2 * lanes(x0):
+    short = are_short(call, numbers, x0)
+    if call[STREAM] != 0 and not short and without_a_gap and n_classes >= 2 * lanes(x0):
         rows = line, begin, end
 
-    short = are_short(call, numbers, x0)
     wait = call[STREAM] != 0 and not short and n_classes * item_bytes(x0) <= LONGEST
     before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
     for first in range(begin, end, size):

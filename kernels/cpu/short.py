@@ -45,7 +45,7 @@ from .simd import (
 )
 from .stats import shift_of
 from .sums import BLOCK, add, even_vector, keep_power, largest_logit
-from .table import AT_TARGET, FACTOR, KEPT, LEAST, LEFT, MAGIC, POWER, SCALE, TOP, Stats, put_stats
+from .table import AT_TARGET, FACTOR, KEPT, KNOWN, LEAST, LEFT, MAGIC, POWER, SCALE, TOP, Stats, put_stats
 
 FEW = 16  # vectors of the longest rows taken this way where gradients go past the caches, or are not asked for
 
@@ -73,6 +73,7 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         ignored = target_of(call, group.first + r)[1]
         x = row_start(call, x0, 0, X_STEP, group.first + r)
         table[TOP * width + r] = 0.0 if ignored else largest_logit(x, n, 1.0)
+        table[KNOWN * width + r] = 0.0  # (what ``look`` found of this row when it looked at one before)
     top = load(table, TOP * width)
     mine = (iota(top) >= start) & (iota(top) < stop)
     k, base = shift_of(where(mine, top, 0.0), o)
