@@ -323,22 +323,27 @@ def _run_copied(task: Task, kind: int, narrow: bool) -> None:
     """The same, by blocks of rows copied to where classes lie next to each other, and probabilities are of the type
     that is computed in; and back.
     """
-    logits, n_classes = task.logits, task.logits.shape[-1]
-    memory, first = memory_of(logits.dtype), 0
-    for block in _row_blocks(logits.shape[:-1], max(1, _COPIED_ELEMENTS // n_classes)):
-        x = np.require(logits[block], requirements=["C", "A"])
-        n = x.size // n_classes
-        of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
-        grad = None if task.grad is None else np.empty_like(x)
-        q = None if task.probabilities is None else np.require(task.probabilities[block], memory.arithmetic, ["C", "A"])
-        hess = None if task.hess is None else np.empty(x.shape, memory.arithmetic)
-        block_task = task._replace(logits=x, grad=grad, probabilities=q, hess=hess, **of_rows)
-        _run(block_task, kind, narrow, memory.adjacent)
-        if task.grad is not None:
-            task.grad[block] = grad
-        if task.hess is not None:
-            task.hess[block] = hess
-        first += n
+    shape, first = task.logits.shape, 0
+    for block in _row_blocks(shape[:-1], max(1, _COPIED_ELEMENTS // shape[-1])):
+        first += _run_block(task, kind, narrow, block, first)
+
+
+def _run_block(task: Task, kind: int, narrow: bool, block: tuple[int | slice, ...], first: int) -> int:
+    """One of these blocks, whose rows begin at ``first``; gives how many there are. Its copies are let go here."""
+    memory = memory_of(task.logits.dtype)
+    x = np.require(task.logits[block], requirements=["C", "A"])
+    n = x.size // x.shape[-1]
+    of_rows = {name: values[first : first + n] for name in _OF_ROWS if (values := getattr(task, name)) is not None}
+    grad = None if task.grad is None else np.empty_like(x)
+    q = None if task.probabilities is None else np.require(task.probabilities[block], memory.arithmetic, ["C", "A"])
+    hess = None if task.hess is None else np.empty(x.shape, memory.arithmetic)
+    block_task = task._replace(logits=x, grad=grad, probabilities=q, hess=hess, **of_rows)
+    _run(block_task, kind, narrow, memory.adjacent)
+    if task.grad is not None:
+        task.grad[block] = grad
+    if task.hess is not None:
+        task.hess[block] = hess
+    return int(n)
 
 
 _OF_ROWS = (
