@@ -120,11 +120,9 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         for start in range(0, n, together):
             stop = min(start + together, n)
             done = short and look_short(call, numbers, x0, g0, group, start, stop)
-            if done:
-                pass
-            elif n_classes <= CHUNK:
+            if not done and n_classes <= CHUNK:
                 look(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, start, stop, before)
-            else:
+            elif not done:
                 for r in range(start, stop):
                     look_by_chunks(call, numbers, x0, g0, q0, weight, group, r, before)
             enter(call, numbers, x0, q0, weight, first, start, stop, table)
