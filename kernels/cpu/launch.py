@@ -187,7 +187,8 @@ def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:
         return step, 0
     if not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads:
         return kernels.LOOK, 1
-    block = max(1, min(max(LIMITS.block // n_classes, LIMITS.rows), -(-n_rows // (2 * n_threads))))
+    blocks = -(-n_rows // max(1, min(max(LIMITS.block // n_classes, LIMITS.rows), -(-n_rows // (2 * n_threads)))))
+    block = -(-n_rows // (-(-blocks // n_threads) * n_threads))  # (as many for each: Numba shares them out beforehand)
     return step, -(-block // 16) * 16 if narrow else block  # (whole groups)
 
 
