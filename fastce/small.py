@@ -48,10 +48,12 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
 def of_logits(function: str, logits: Any, out: Any) -> Array | None:
     """Give what a small call of softmax, log_softmax or logsumexp gives, or None if this is not one."""
     cpu = _cpu or _import_cpu()
-    if type(logits) is not np.ndarray or not 0 < logits.size < cpu.LIMITS.serial:
+    if type(logits) is not np.ndarray or logits.size == 0:
         return None
     dtype, shape = logits.dtype, logits.shape
     if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.flags.carray:
+        return None
+    if not cpu.is_small(*shape):
         return None
     one_each = function == "logsumexp"
     filled = shape[:1] if one_each else shape

@@ -33,7 +33,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import times
-from .maths import constants, log, log1p, power, power_parts, powers_of
+from .maths import Powers, constants, log, log1p, power, power_parts, powers_of
 from .simd import (
     absolute,
     apart,
@@ -113,8 +113,9 @@ def write_about_classes(call, i, winner, above):
 @inline
 def _power64(v, o, magic):
     """``2**(...)`` of one v a lane, in float64: not rounded to the arithmetic type yet."""
-    t, scale, r = power_parts(v, o.powers, magic, 0.0)
-    gone = t <= constants(v).zero
+    c = constants(v)  # (its constants as they are: held in registers, for two powers, they would cost more than these)
+    t, scale, r = power_parts(v, Powers(o.hi, o.lo, c.ln2, c.exp2), magic, 0.0)
+    gone = t <= c.zero
     scale, r = widen(where(gone, 0.0, scale)), widen(where(gone, 0.0, r))
     return fma(scale, r, scale)
 

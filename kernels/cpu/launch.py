@@ -26,7 +26,8 @@ from .sums import CHUNK
 class Limits(NamedTuple):
     """Where the regimes begin and end."""
 
-    serial: int  # elements: below, one thread computes
+    serial: int  # elements: below, one thread computes, of which ...
+    row: int  # ... a row costs as many as this, whatever its classes
     block: int  # elements: what a thread takes at a time
     fetch: int  # bytes: how far ahead of what is read memory is asked for
     stream: int  # bytes of logits: from here on, gradients go past the caches
@@ -41,12 +42,14 @@ class Limits(NamedTuple):
 # awake             22    22   44   31   59   41   87   54
 # asleep            30   158   74  210   81  143  199  178
 #
+# (Of one class or two, a row takes 5 to 6 nanoseconds, of 1,000 classes an element .4: that is a row's share.)
+#
 # Nanoseconds an element on two threads, gradients by ordinary stores and past the caches:
 #
 #                    2,048 x 1,000   4,096 x 1,000   32,768 x 1,000   2,048 x 4,000   512 x 32,000
 # through the caches      .35             .33              .35             .33            .38
 # past them               .31             .28              .32             .28            .27
-LIMITS = Limits(serial=100_000, block=1 << 16, fetch=1 << 15, stream=1 << 24, even=4, rows=16)
+LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=1 << 24, even=4, rows=16)
 
 
 class Memory(NamedTuple):
@@ -116,7 +119,7 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
     g = no_gradient if grad is None else grad
     step = kernels.GROUPS if _is_narrow(n_rows, n_classes) else kernels.ROWS
-    if n_rows * n_classes < LIMITS.serial:
+    if is_small(n_rows, n_classes):
         small: tuple[int, float] = kernels.solve_plain(function, step, 0, logits, g, targets, ignore_index, _SMALL)
         return small
     step, block = _shares(n_rows, n_classes, step == kernels.GROUPS)
@@ -154,6 +157,11 @@ def _prepare(dtype: np.dtype[Any]) -> tuple[int, Array]:
     return _plain_of[dtype.itemsize]
 
 
+def is_small(n_rows: int, n_classes: int) -> bool:
+    """Whether one thread computes a call."""
+    return n_rows * (n_classes + LIMITS.row) < LIMITS.serial
+
+
 def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
     """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
 
@@ -182,7 +190,7 @@ def _are_even(task: Task, kind: int) -> bool:
 def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:
     """Give the step of ``kernels.work_on`` and how many rows, or chunks, a thread takes at a time; 0: one thread."""
     step = kernels.GROUPS if narrow else kernels.ROWS
-    n_threads = 1 if n_rows * n_classes < LIMITS.serial else threads.available()
+    n_threads = 1 if is_small(n_rows, n_classes) else threads.available()
     if n_threads == 1:
         return step, 0
     if not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads:

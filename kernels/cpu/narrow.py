@@ -101,6 +101,7 @@ from .table import (
 
 MAX_CLASSES, MAX_CLASSES_EVEN = 128, 96  # what the buffers hold, and where short.py takes over: see launch.py
 ONE_SUM = 16  # terms of the longest rows that are summed in the arithmetic type alone
+SELECTED = 16  # classes: what belongs to a target is taken beside what is computed of all; of more, by its address
 PARTIAL = 8  # of longer ones: before the sum is added to the sum of such sums, in float64
 
 
@@ -302,6 +303,17 @@ def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, lea
 
 
 @inline
+def _of_targets(x, n_classes, buffer, column):
+    """Of each lane, that lane of the vector of its target, 0 where there is none."""
+    if n_classes > SELECTED:
+        return pick(buffer, column, column >= 0)
+    result = zeros(x)
+    for j in range(n_classes):
+        result = where(column == j, load(buffer, j * lanes(x)), result)
+    return result
+
+
+@inline
 def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts, column, table):
     """What there is to be known of the rows, into the table; powers, as ``stats.add`` gives them, into two buffers.
 
@@ -344,7 +356,7 @@ def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts
     store(table, LINEAR * width, linear)
     store(table, SPREAD * width, spread)
     store(table, DISTANCE * width, distance)
-    store(table, TARGET * width, pick(logits, column, column >= 0))
+    store(table, TARGET * width, _of_targets(x, n_classes, logits, column))
 
 
 @inline
@@ -365,11 +377,11 @@ def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
 
 
 @inline
-def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table):
+def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table):
     """The gradients of the rows but those of the targets, in place of their logits."""
     o, width = options_of(call, numbers, x), lanes(x)
     factor, left = load(table, FACTOR * width), load(table, LEFT * width)
-    scale = load(table, SCALE * width)
+    scale, at_target = load(table, SCALE * width), load(table, AT_TARGET * width)
     if call[KIND] == LOG_SOFTMAX:
         top = load(table, TOP * width) * o.sign
         for j in range(n_classes):
@@ -377,8 +389,10 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, ta
     elif o.even:
         minus = (o.share if o.spread != NONE else 0.0) * scale
         for j in range(n_classes):
-            d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
-            store(logits, j * width, d - minus)
+            d = kept_power(load(scales, j * width), load(parts, j * width), factor, left) - minus
+            store(logits, j * width, where(column == j, at_target, d) if n_classes <= SELECTED else d)
+        if n_classes > SELECTED:
+            place(logits, column, column >= 0, at_target)
     else:
         for j in range(n_classes):
             d = kept_power(load(scales, j * width), load(parts, j * width), factor, left)
@@ -393,7 +407,7 @@ def _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, ta
 @inline
 def _place_targets(x, n_classes, gradients, column, at_target):
     """The gradients of the targets to where they belong."""
-    if n_classes > 4:
+    if n_classes > SELECTED:
         place(gradients, column, column >= 0, at_target)
     else:  # (a scattered write takes as long as that of 4 vectors)
         for j in range(n_classes):
@@ -468,8 +482,8 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 _write_hessians(
                     call, numbers, x, first, n, weight, logits, q, scales, parts, column, ignored, offsets, table
                 )
-            _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, table)
-            if call[KIND] != LOG_SOFTMAX:
+            _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
+            if call[KIND] != LOG_SOFTMAX and not options_of(call, numbers, x).even:
                 _place_targets(x, n_classes, logits, column, load(table, AT_TARGET * width))
             _store_group(call, x, g, 1, GRADIENT_STEP, first, n, offsets, logits)
             factor = load(table, FACTOR * width)
