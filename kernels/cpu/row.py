@@ -31,7 +31,7 @@ from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
-from .short import are_short, look_short, write_short
+from .short import are_short, largest_of_short, look_short, write_short
 from .simd import (
     advance,
     apart,
@@ -113,6 +113,8 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
 
     wait = call[STREAM] != 0 and not short and n_classes * item_bytes(x0) <= LONGEST
     before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
+    if short:
+        largest_of_short(call, x0, begin, min(size, end - begin), table)
     for first in range(begin, end, size):
         n = min(size, end - first)
         group = Group(first, n, size, together, end, table, other_table if wait else table, kept, step, rows)
@@ -131,6 +133,8 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             for j in range(0, AHEAD * lanes(x0), lanes(x0)):
                 prefetch(ahead, j)
         finish(call, numbers, x0, first, n, table)
+        if short and first + n < end:
+            largest_of_short(call, x0, first + n, min(size, end - first - n), table)
         if call[HESS] != 0:
             write_hessians(call, numbers, x0, q0, weight, np.int64(0), n_classes, first, n, table)
         if call[GRADIENT] != 0:
