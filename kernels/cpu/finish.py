@@ -207,20 +207,27 @@ def finish(call, numbers, x, first, n, table):
         p_y = e_y64 * inverse
         p_others = where(own, p_others, 1.0 - p_y)
         lse = where(own, lse, given)
-    row = widen(sample * _of_rows(call, UPSTREAM, x, first, n)) * o.slope
-    scale = row * numbers[CE_SCALE]
-    even = scale * widen(spread)
-    if z_loss != 0.0:
-        even = even + row * (numbers[ZL_SCALE] * 2.0 * z_loss) * lse
-    hit = scale * widen(on_target)
-    exact = (hit + even if call[KIND] == GRADIENTS else widen(zero) + 1.0) * inverse + widen(nan)
+    options = call[SAMPLE_WEIGHT] + call[UPSTREAM] + call[HESS] != 0 or o.weighted or o.spread != NONE or z_loss != 0.0
+    row, even, hit = widen(zero), widen(zero), widen(zero)
+    if not options and call[KIND] == GRADIENTS and call[TARGETS] != 0:
+        gain = o.slope * numbers[CE_SCALE]
+        exact, at_target = gain * inverse, 0.0 - gain * p_others
+    else:
+        row = widen(sample * _of_rows(call, UPSTREAM, x, first, n)) * o.slope
+        scale = row * numbers[CE_SCALE]
+        even = scale * widen(spread)
+        if z_loss != 0.0:
+            even = even + row * (numbers[ZL_SCALE] * 2.0 * z_loss) * lse
+        hit = scale * widen(on_target)
+        exact = (hit + even if call[KIND] == GRADIENTS else widen(zero) + 1.0) * inverse
+        # p_y - 1 as -(sum of the others) / sum: exact for the most confident row
+        at_target = even * p_y - hit * p_others - scale * widen(load(table, SHARE_Y * width))
+        store(table, SCALE * width, narrow(x, scale))
+    exact = exact + widen(nan)
     factor = narrow(x, exact)
     left = narrow(x, exact - widen(factor)) / factor
     store(table, FACTOR * width, factor)
     store(table, LEFT * width, where(left == left, left, 0.0))
-    store(table, SCALE * width, narrow(x, scale))
-    # p_y - 1 as -(sum of the others) / sum: exact for the most confident row
-    at_target = even * p_y - hit * p_others - scale * widen(load(table, SHARE_Y * width))
     if o.capped:
         at_target = at_target * (1.0 - widen(v_y) * widen(v_y))
     store(table, AT_TARGET * width, narrow(x, at_target) + nan)
