@@ -13,7 +13,7 @@ import numpy as np
 from ..formats import LOG2E, LOG2E_REST
 from .compile import inline
 from .maths import Powers, powers_of
-from .simd import address_of, advance, fma, pointer, pointer_at, rounded, zeros
+from .simd import address_of, advance, arithmetic_at, fma, load_one, pointer, pointer_at, rounded, store_one, zeros
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, of the gradient, of q, and of the Hessian.
@@ -22,13 +22,14 @@ from .simd import address_of, advance, fma, pointer, pointer_at, rounded, zeros
     N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, HESS, HESS_STEP, OFFSETS,
     TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
     LOSS, LSE, TARGET_PROB, ENTROPY, ARGMAX, RANK, CORRECT,
-    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS, CLASS_STEPS, _, _, _,
+    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS, HI_LO, CLASS_STEPS, _, _, _,
     INTEGERS,
-) = range(35)  # fmt: skip
+) = range(36)  # fmt: skip
 
-# Numbers.
+# Numbers. HI_LO points to the first two, in the arithmetic type, one behind the other: what all loops start from (for a
+# group of rows of two classes, a conversion or a constant that takes a turn between registers is felt).
 (
-    HI, LO, UNIT, SIGN, ORDER, SOFTCAP, INNER, SLOPE, KEEP, SHARE, Z_LOSS, CE_SCALE, ZL_SCALE, ZL_RATIO,
+    _, _, UNIT, SIGN, ORDER, SOFTCAP, INNER, SLOPE, KEEP, SHARE, Z_LOSS, CE_SCALE, ZL_SCALE, ZL_RATIO,
     NUMBERS,
 ) = range(15)  # fmt: skip
 
@@ -64,9 +65,10 @@ class Options(NamedTuple):
 def options_of(call, numbers, x):
     """Read the options of a call on logits ``x``. What a function does not use is not read."""
     weighted, spread = call[WEIGHT] != 0, call[SPREAD]
+    hi, lo = np.float64(load_one(arithmetic_at(call[HI_LO], x), 0)), np.float64(load_one(arithmetic_at(call[HI_LO], x), 1))
     return Options(
-        numbers[HI],
-        numbers[LO],
+        hi,
+        lo,
         numbers[UNIT],
         numbers[SIGN],
         numbers[ORDER],
@@ -77,7 +79,7 @@ def options_of(call, numbers, x):
         weighted,
         numbers[KEEP],
         numbers[SHARE],
-        powers_of(zeros(x), numbers[HI], numbers[LO]),
+        powers_of(zeros(x), hi, lo),
         numbers[SOFTCAP] == 0.0 and numbers[SIGN] == 1.0 and (spread == NONE or (spread == SMOOTHED and not weighted)),
     )
 
@@ -116,8 +118,11 @@ def fill_blocks(
         call[SPREAD] = SMOOTHED if smoothing > 0.0 and targets.size > 0 else NONE
 
     unit = softcap if softcap > 0.0 else logit_scale
-    hi = np.float64(rounded(pointer(x), unit * LOG2E))
-    numbers[HI], numbers[LO] = hi, fma(unit, LOG2E, -hi) + unit * LOG2E_REST
+    hi = rounded(pointer(x), unit * LOG2E)
+    call[HI_LO] = address_of(numbers)
+    hi_lo = arithmetic_at(call[HI_LO], pointer(x))
+    store_one(hi_lo, 0, hi)
+    store_one(hi_lo, 1, rounded(pointer(x), fma(unit, LOG2E, -np.float64(hi)) + unit * LOG2E_REST))
     numbers[UNIT], numbers[SIGN] = unit, np.sign(unit)
     numbers[SLOPE], numbers[ORDER] = logit_scale, np.sign(logit_scale)
     numbers[SOFTCAP], numbers[INNER] = softcap, logit_scale / softcap if softcap > 0.0 else 0.0

@@ -48,7 +48,7 @@ class Powers(NamedTuple):
 def powers_of(v, hi, lo):
     """``Powers`` for vectors like ``v``."""
     c = constants(v)
-    return Powers(hi, lo, held((c.ln2,))[0], held(c.exp2))
+    return Powers(hi, lo, held(v, (c.ln2,))[0], held(v, c.exp2))
 
 
 @inline
