@@ -182,9 +182,8 @@ def cross_entropy(
     task, kernels, rows, losses, _, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, False, None, None, (), out, **checked(options)
     )
-    if losses.size:
-        kernels.cross_entropy(task)
-    return _in_shape(reduce_rows(kernels, losses, reduction, divisor, empty), rows, out)
+    total = kernels.cross_entropy(task) if losses.size else 0.0
+    return _in_shape(reduce_rows(total, losses, reduction, divisor, empty), rows, out)
 
 
 @_with_options_of(cross_entropy_problem)
@@ -271,9 +270,8 @@ def cross_entropy_with_grad(
     task, kernels, rows, losses, grad, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, True, grad_output, grad_out, aux, out, **checked(options)
     )
-    if losses.size:
-        kernels.cross_entropy(task)
-    loss = reduce_rows(kernels, losses, reduction, divisor, empty)
+    total = kernels.cross_entropy(task) if losses.size else 0.0
+    loss = reduce_rows(total, losses, reduction, divisor, empty)
     if out is not None or reduction == "none":
         loss = _in_shape(loss, rows, out)
     if aux:
@@ -535,7 +533,7 @@ def nll_loss(
         reference.nll_loss(
             problem.log_probs, problem.targets, problem.ignore_index, problem.weight, problem.sample_weight, losses
         )
-    loss = reduce_rows(reference, losses, problem.reduction, problem.divisor, problem.empty)
+    loss = reduce_rows(reference.sum_rows(losses), losses, problem.reduction, problem.divisor, problem.empty)
     return _in_shape(loss, problem.rows, out)
 
 

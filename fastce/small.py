@@ -11,7 +11,7 @@ import numpy as np
 
 from . import dispatch, memory
 from .kernels.task import Array
-from .reduction import Scalar
+from .reduction import Scalar, to_float32
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
@@ -42,7 +42,9 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
         else:
             return None
     bad, loss = (_cpu or _import_cpu()).plain(logits, targets, grad, _IGNORE_INDEX)
-    return (dtype.type(loss), grad) if bad < 0 else None
+    if bad >= 0:
+        return None
+    return (to_float32 if dtype is _FLOAT32 else np.float64)(loss), grad
 
 
 def of_logits(function: str, logits: Any, out: Any) -> Array | None:

@@ -13,10 +13,11 @@ import numpy as np
 from .task import Array, Task
 
 
-def cross_entropy(task: Task) -> None:
-    """Fill the outputs of `task`."""
+def cross_entropy(task: Task) -> float:
+    """Fill the outputs of `task`, and give the sum of its row losses: 0 where they are not wanted."""
     with np.errstate(all="ignore"):
         _cross_entropy(task)
+    return 0.0 if task.loss is None else sum_rows(task.loss)
 
 
 def _cross_entropy(task: Task) -> None:

@@ -105,8 +105,7 @@ def _solve_on_cpu(
         array_of(input), array_of(target), None, True, with_grad, by_row, array_of(grad_out), aux, None,
         **_options(input, weight, sample_weight, o),
     )  # fmt: skip
-    kernels.cross_entropy(task)
-    loss = reduce_rows(kernels, losses, reduction, divisor, empty)
+    loss = reduce_rows(kernels.cross_entropy(task), losses, reduction, divisor, empty)
     if o.reduction == "none":
         loss = loss.reshape(rows)
     if with_grad:

@@ -65,7 +65,10 @@ class Options(NamedTuple):
 def options_of(call, numbers, x):
     """Read the options of a call on logits ``x``. What a function does not use is not read."""
     weighted, spread = call[WEIGHT] != 0, call[SPREAD]
-    hi, lo = np.float64(load_one(arithmetic_at(call[HI_LO], x), 0)), np.float64(load_one(arithmetic_at(call[HI_LO], x), 1))
+    hi, lo = (
+        np.float64(load_one(arithmetic_at(call[HI_LO], x), 0)),
+        np.float64(load_one(arithmetic_at(call[HI_LO], x), 1)),
+    )
     return Options(
         hi,
         lo,

@@ -96,13 +96,17 @@ def solve(
     function, step, block, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
     classes_out, settings, kind, tuning
 ):  # fmt: skip
-    """All rows on the calling thread; ``function`` is the address of the work. Arguments: see ``launch.py``."""
+    """All rows on the calling thread; ``function`` is the address of the work. Arguments: see ``launch.py``.
+
+    Gives the sum of the row losses.
+    """
     call, numbers = blocks_of(steps[0], x.shape[1], step)
     fill_blocks(
         call, numbers, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
         classes_out, settings, kind, tuning,
     )  # fmt: skip
     call_work(function, call, numbers, step, 0, steps[0])
+    return sum_rows(rows_out[0])
 
 
 @serial
@@ -117,6 +121,7 @@ def solve_shared(
         classes_out, settings, kind, tuning,
     )  # fmt: skip
     share(function, call, numbers, step, block)
+    return sum_rows(rows_out[0])
 
 
 @serial

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from . import kernels, threads
 from .call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
 from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN
 from .sums import CHUNK
+from .targets import sum_rows
 
 
 class Limits(NamedTuple):
@@ -93,21 +94,22 @@ _NO_FLAGS = np.empty(0, np.uint8)
 _COPIED_ELEMENTS = 1 << 18  # of a block of rows that is copied: 1 MiB of float32
 
 
-def run(task: Task, kind: int = GRADIENTS) -> None:
-    """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be."""
+def run(task: Task, kind: int = GRADIENTS) -> float:
+    """Fill the outputs of a task; ``kind`` says what its ``grad`` is to be. Gives the sum of the row losses."""
     x, grad, q, hess = task.logits, task.grad, task.probabilities, task.hess
     memory = memory_of(x.dtype)
-    adjacent = all(array is None or _adjacent(array) for array in (x, grad, q, hess))
+    adjacent = _adjacent(x) and _adjacent(grad) and _adjacent(q) and _adjacent(hess)
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
     narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1], _are_even(task, kind))
     if q is not None and q.dtype.type is not memory.arithmetic:
-        _run_copied(task, kind, narrow)
-    elif adjacent:
-        _run(task, kind, narrow, memory.adjacent)
-    elif narrow and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
-        _run(task, kind, narrow, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess)))
-    else:
-        _run_copied(task, kind, narrow)
+        return _run_copied(task, kind, narrow)
+    if adjacent:
+        return _run(task, kind, narrow, memory.adjacent)
+    if narrow and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
+        return _run(
+            task, kind, narrow, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess))
+        )
+    return _run_copied(task, kind, narrow)
 
 
 def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) -> tuple[int, float]:
@@ -116,21 +118,28 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C) and gradient, int64 targets (N,).
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
+    item_bytes = logits.itemsize
+    function, no_gradient = _plain_of.get(item_bytes) or _prepare(logits.dtype)
     g = no_gradient if grad is None else grad
-    step = kernels.GROUPS if _is_narrow(n_rows, n_classes) else kernels.ROWS
+    result: tuple[int, float]
     if is_small(n_rows, n_classes):
-        small: tuple[int, float] = kernels.solve_plain(function, step, 0, logits, g, targets, ignore_index, _SMALL)
-        return small
-    step, block = _shares(n_rows, n_classes, step == kernels.GROUPS)
-    streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
-    tuning = (int(streamed), _fetched(logits.strides[0], n_classes, logits.itemsize))
+        step = kernels.GROUPS if _is_narrow(n_rows, n_classes) else kernels.ROWS
+        result = kernels.solve_plain(function, step, 0, logits, g, targets, ignore_index, _SMALL)
+        return result
+    x_step = n_classes * item_bytes
+    step, block, fetch = _shares(
+        LIMITS, n_rows, n_classes, _is_narrow(n_rows, n_classes), threads.available(), x_step, item_bytes
+    )
+    tuning = (int(grad is not None and grad is not logits and n_rows * x_step >= LIMITS.stream), fetch)
     args = (function, step, block, logits, g, targets, ignore_index, tuning)
     if block == 0:
-        result: tuple[int, float] = kernels.solve_plain(*args)
+        result = kernels.solve_plain(*args)
     else:
-        result = threads.run(kernels.solve_plain_shared, kernels.solve_plain, args, _alone(args))
+        result = threads.run(kernels.solve_plain_shared, kernels.solve_plain, args, _alone)
     return result
+
+
+_SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
 
 
 def small_of_logits(name: str, logits: Array, fill: Array) -> None:
@@ -147,7 +156,6 @@ def small_of_logits(name: str, logits: Array, fill: Array) -> None:
         kernels.solve_logits(function, step, logits, fill, no_gradient.reshape(-1), kind)
 
 
-_SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
 _plain_of: dict[int, tuple[int, Array]] = {}  # by the size of an element: to hash its type takes 0.3 µs
 
 
@@ -187,17 +195,23 @@ def _are_even(task: Task, kind: int) -> bool:
     )
 
 
-def _shares(n_rows: int, n_classes: int, narrow: bool) -> tuple[int, int]:
-    """Give the step of ``kernels.work_on`` and how many rows, or chunks, a thread takes at a time; 0: one thread."""
-    step = kernels.GROUPS if narrow else kernels.ROWS
-    n_threads = 1 if is_small(n_rows, n_classes) else threads.available()
-    if n_threads == 1:
-        return step, 0
-    if not narrow and n_classes > CHUNK and n_rows < LIMITS.even * n_threads:
-        return kernels.LOOK, 1
-    blocks = -(-n_rows // max(1, min(max(LIMITS.block // n_classes, LIMITS.rows), -(-n_rows // (2 * n_threads)))))
+@lru_cache(maxsize=1024)
+def _shares(
+    limits: Limits, n_rows: int, n_classes: int, narrow: bool, n_threads: int, x_step: int, item_bytes: int
+) -> tuple[int, int, int]:
+    """Give the step of ``kernels.work_on``, how many rows, or chunks, a thread takes at a time, and ``_fetched``.
+
+    0 rows: one thread. Remembered, because kernels leave nothing in the caches of what Python looks at: every line of
+    it that runs takes half a microsecond, or two.
+    """
+    fetch, step = _fetched(x_step, n_classes, item_bytes), kernels.GROUPS if narrow else kernels.ROWS
+    if n_threads == 1 or is_small(n_rows, n_classes):
+        return step, 0, fetch
+    if not narrow and n_classes > CHUNK and n_rows < limits.even * n_threads:
+        return kernels.LOOK, 1, fetch
+    blocks = -(-n_rows // max(1, min(max(limits.block // n_classes, limits.rows), -(-n_rows // (2 * n_threads)))))
     block = -(-n_rows // (-(-blocks // n_threads) * n_threads))  # (as many for each: Numba shares them out beforehand)
-    return step, -(-block // 16) * 16 if narrow else block  # (whole groups)
+    return step, -(-block // 16) * 16 if narrow else block, fetch  # (whole groups)
 
 
 def _alone(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -206,12 +220,12 @@ def _alone(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (function, kernels.ROWS if step == kernels.LOOK else step, 0, *others)
 
 
-def _adjacent(array: Array) -> bool:
-    """Whether the classes of a row lie next to each other, each at a multiple of its size."""
-    return array.flags.aligned and (array.strides[-1] == array.itemsize or array.shape[-1] == 1)
+def _adjacent(array: Array | None) -> bool:
+    """Whether the classes of a row, if there are any, lie next to each other, each at a multiple of its size."""
+    return array is None or (array.flags.aligned and (array.strides[-1] == array.itemsize or array.shape[-1] == 1))
 
 
-def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> None:
+def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> float:
     (
         logits, targets, q, weight, sample_weight, upstream, lse_in, ignore_index, label_smoothing, z_loss, softcap,
         logit_scale, ce_scale, zl_scale, zl_ratio, grad, loss, lse, argmax, correct, rank, target_prob, entropy,
@@ -230,7 +244,7 @@ def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> N
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q, hess)])
         x_step = g_step = q_step = h_step = 0
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
-    step, block = _shares(n_rows, n_classes, narrow)
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, threads.available(), x_step, dtype.itemsize)
     x = _first_row(logits, view)
     args = (
         _work(dtype),
@@ -264,12 +278,12 @@ def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> N
         ),
         (label_smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio),
         kind,
-        (int(streamed), _fetched(x_step, n_classes, dtype.itemsize)),
+        (int(streamed), fetch),
     )
-    if block == 0:
-        kernels.solve(*args)
-    else:
-        threads.run(kernels.solve_shared, kernels.solve, args, _alone(args))
+    total: float = (
+        kernels.solve(*args) if block == 0 else threads.run(kernels.solve_shared, kernels.solve, args, _alone)
+    )
+    return total
 
 
 def _fetched(step: int, n_classes: int, item_bytes: int) -> int:
@@ -328,13 +342,14 @@ def _first_row(array: Array, view: Any) -> Array:
     return first
 
 
-def _run_copied(task: Task, kind: int, narrow: bool) -> None:
+def _run_copied(task: Task, kind: int, narrow: bool) -> float:
     """The same, by blocks of rows copied to where classes lie next to each other, and probabilities are of the type
     that is computed in; and back.
     """
     shape, first = task.logits.shape, 0
     for block in _row_blocks(shape[:-1], max(1, _COPIED_ELEMENTS // shape[-1])):
         first += _run_block(task, kind, narrow, block, first)
+    return 0.0 if task.loss is None else float(sum_rows(task.loss))
 
 
 def _run_block(task: Task, kind: int, narrow: bool, block: tuple[int | slice, ...], first: int) -> int:

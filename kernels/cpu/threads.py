@@ -31,13 +31,15 @@ def available() -> int:
     return int(numba.get_num_threads())
 
 
-def run(shared: Callable[..., Any], serial: Callable[..., Any], args: tuple[Any, ...], alone: tuple[Any, ...]) -> Any:
-    """Give ``shared(*args)``; or ``serial(*alone)`` where another thread is in a kernel and must be alone."""
+def run(
+    shared: Callable[..., Any], serial: Callable[..., Any], args: tuple[Any, ...], alone: Callable[..., Any]
+) -> Any:
+    """Give ``shared(*args)``; or ``serial(*alone(args))`` where another thread is in a kernel and must be alone."""
     global _concurrent
     if _concurrent:
         return shared(*args)
     if not _entry.acquire(blocking=False):
-        return serial(*alone)
+        return serial(*alone(args))
     try:
         result = shared(*args)
         _concurrent = numba.threading_layer() in _CONCURRENT_LAYERS
