@@ -43,6 +43,7 @@ from .gradient import fill, kept_power, no_edge
 from .hessian import across_lanes
 from .maths import constants
 from .simd import (
+    MOST_IN_ROW,
     advance,
     apart,
     arithmetic_at,
@@ -151,13 +152,13 @@ def _side_by_side(base, offsets, n, width):
 
 @inline
 def _one_behind_the_other(call, base, which, step, n):
-    """Whether a whole group of the shortest rows lies in memory without a gap: two rows to a shuffle, not one.
+    """Whether a whole group of the shortest rows lies in memory without a gap: several rows to a shuffle, not one.
 
     (That is told from the call: to write the rows' offsets and to read them takes a tenth of the time of two classes.)
     """
     n_classes, size = call[N_CLASSES], item_bytes(base)
     together = call[CLASS_STEPS + which] == size and call[step] == n_classes * size and call[OFFSETS] == 0
-    return together and n_classes <= 4 and n == lanes(base)
+    return together and n_classes <= MOST_IN_ROW and n == lanes(base)
 
 
 @inline
@@ -165,15 +166,7 @@ def _load_group(call, x, base, which, step, first, n, offsets, buffer):
     """A row a lane, transposed: class j of all rows is vector j of the buffer."""
     width, n_classes, class_step = lanes(x), call[N_CLASSES], call[CLASS_STEPS + which]
     if _one_behind_the_other(call, base, which, step, n):
-        start = first * call[step]
-        if n_classes == 2:
-            load_rows(base, start, 2, buffer)
-        elif n_classes == 3:
-            load_rows(base, start, 3, buffer)
-        elif n_classes == 4:
-            load_rows(base, start, 4, buffer)
-        else:
-            load_rows(base, start, 1, buffer)
+        load_rows(base, first * call[step], n_classes, buffer)
         return
     _row_offsets(offsets, call, which, step, first, n, width)
     if class_step == item_bytes(base):
@@ -193,15 +186,7 @@ def _store_group(call, x, base, which, step, first, n, offsets, buffer):
     """The way back, of the first ``n`` rows."""
     width, n_classes, class_step = lanes(x), call[N_CLASSES], call[CLASS_STEPS + which]
     if _one_behind_the_other(call, base, which, step, n):
-        start = first * call[step]
-        if n_classes == 2:
-            store_rows(base, start, 2, buffer)
-        elif n_classes == 3:
-            store_rows(base, start, 3, buffer)
-        elif n_classes == 4:
-            store_rows(base, start, 4, buffer)
-        else:
-            store_rows(base, start, 1, buffer)
+        store_rows(base, first * call[step], n_classes, buffer)
         return
     _row_offsets(offsets, call, which, step, first, n, width)
     if class_step == item_bytes(base):
