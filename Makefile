@@ -2,10 +2,11 @@
 #
 #     make test           ruff, mypy and the whole test suite
 #     make bench          the quick benchmark and training on real data
-#     make bench-peers    the whole benchmark beside PyTorch, JAX, scikit-learn and SciPy, an hour or two
+#     make bench-peers    the whole benchmark beside PyTorch, JAX, scikit-learn and SciPy, two or three hours
 #
 # Both first install the package and what they need into .venv, and do so again only when pyproject.toml changes.
-# Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest).
+# Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest; or to
+# the benchmark of bench-peers: ARGS="--limit 5" takes a quarter of the time, without logits of more than 5 MB).
 
 VENV ?= .venv
 ifeq ($(OS),Windows_NT)
@@ -49,7 +50,7 @@ bench: $(VENV)/installed-bench
 
 # On Linux, pip's PyTorch may bring CUDA along; it is not used. Who wants the CPU wheel puts it into .venv first.
 bench-peers: $(VENV)/installed-peers
-	$(PY) -m fastce bench --full --json bench/results/peers.json --html bench/results/peers.html
+	$(PY) -m fastce bench --full --json bench/results/peers.json --html bench/results/peers.html $(ARGS)
 
 install: $(VENV)/installed-dev
 
