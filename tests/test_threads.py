@@ -18,6 +18,7 @@ import pytest
 from conftest import assert_grad, assert_loss, oracle
 
 import fastce
+from fastce.kernels.cpu import launch
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 600  # until a process that hangs is ended; compiling takes a minute, on a busy machine several
@@ -498,6 +499,28 @@ def test_number_of_threads_of_the_environment(layer, expected):
     code = "assert threads.available() == numba.get_num_threads() == int(sys.argv[2]) and not wrong(load())"
     for n in (1, 7):
         run(code, expected, n, layer=layer, n_threads=n)
+
+
+@pytest.mark.parametrize("n_threads", [2, 3, 8, 64])
+@pytest.mark.parametrize(
+    ("n_rows", "n_classes"),
+    [(20_000, 5), (4096, 100), (5000, 64), (8192, 100), (1024, 1000), (8191, 1000), (1030, 4096)],
+)
+def test_threads_have_equal_shares(n_rows, n_classes, n_threads):
+    narrow = launch._is_narrow(n_rows, n_classes)
+    _, block, _ = launch._shares(launch.LIMITS, n_rows, n_classes, narrow, n_threads, 4 * n_classes, 4)
+    blocks = [min(block, n_rows - first) for first in range(0, n_rows, block)]
+    # (Numba gives each thread the same number of blocks, or one more, in order)
+    most = -(-len(blocks) // n_threads) * block
+    assert sum(blocks) == n_rows
+    assert most <= 1.1 * n_rows / n_threads + 16
+
+
+@pytest.mark.parametrize("shape", [(100, 900), (5000, 9), (8000, 2), (9000, 1)])
+def test_small_calls_are_computed_by_one_thread(shape):
+    assert launch.is_small(*shape)
+    assert launch._shares(launch.LIMITS, *shape, launch._is_narrow(*shape), 8, 4 * shape[1], 4)[1] == 0
+    assert not launch.is_small(10 * shape[0], shape[1])
 
 
 @pytest.mark.parametrize("of_environment", [True, False])
