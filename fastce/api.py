@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from numpy import moveaxis, ndarray
 from numpy.typing import ArrayLike
 
-from . import dispatch, small
+from . import dispatch, plain
 from .kernels import reference
 from .kernels.task import Array
 from .problem import AUX, NllOptions, Options, Shape, checked, cross_entropy_problem, nll_problem, rows_problem
@@ -170,9 +170,9 @@ def cross_entropy(
     [5.0076 0.0206]
     """
     if not options and out is None:
-        plain = small.mean_loss(logits, targets, None, with_grad=False)
-        if plain is not None:
-            return plain[0]
+        at_once = plain.mean_loss(logits, targets, None, with_grad=False)
+        if at_once is not None:
+            return at_once[0]
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(
             logits, targets, None, True, False, None, None, (), out, **checked(options)
@@ -258,9 +258,9 @@ def cross_entropy_with_grad(
     """
     result: CrossEntropyResult
     if not options and out is None and grad_output is None and type(aux) is tuple and not aux:
-        plain = small.mean_loss(logits, targets, grad_out, with_grad=True)
-        if plain is not None:
-            result = _new(CrossEntropyResult, (*plain, None, None, None, None, None, None, None))
+        at_once = plain.mean_loss(logits, targets, grad_out, with_grad=True)
+        if at_once is not None:
+            result = _new(CrossEntropyResult, (*at_once, None, None, None, None, None, None, None))
             return result
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(
@@ -385,9 +385,9 @@ def logsumexp(
     [1000.6931    0.    ]
     """
     if backend is None and type(axis) is int and axis == -1:
-        small_result = small.of_logits("logsumexp", logits, out)
-        if small_result is not None:
-            return small_result
+        at_once = plain.of_logits("logsumexp", logits, out)
+        if at_once is not None:
+            return at_once
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu: Array = dispatch.gpu().of_logits("logsumexp", logits, axis, out, backend)
         return on_gpu
@@ -429,9 +429,9 @@ def softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, back
     [[0.     0.0067 0.9933]]
     """
     if backend is None and type(axis) is int and axis == -1:
-        small_result = small.of_logits("softmax", logits, out)
-        if small_result is not None:
-            return small_result
+        at_once = plain.of_logits("softmax", logits, out)
+        if at_once is not None:
+            return at_once
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu: Array = dispatch.gpu().of_logits("softmax", logits, axis, out, backend)
         return on_gpu
@@ -473,9 +473,9 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, 
     [[-2.0611537e-09 -2.0000000e+01]]
     """
     if backend is None and type(axis) is int and axis == -1:
-        small_result = small.of_logits("log_softmax", logits, out)
-        if small_result is not None:
-            return small_result
+        at_once = plain.of_logits("log_softmax", logits, out)
+        if at_once is not None:
+            return at_once
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu: Array = dispatch.gpu().of_logits("log_softmax", logits, axis, out, backend)
         return on_gpu

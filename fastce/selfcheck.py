@@ -329,7 +329,7 @@ def _options(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
 
 
 def _plain_calls(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
-    """Calls without any option, which take a shorter way when they are small."""
+    """Calls without any option, which take a shorter way."""
     for (name, dtype), shape in itertools.product(types.items(), ((1, 3), (32, 10), (5, 129), (32, 1000))):
         x = _logits(shape, dtype)
         y = _targets(x)
@@ -449,5 +449,5 @@ GROUPS: dict[str, Callable[[dict[str, np.dtype[Any]]], Iterator[Comparison]]] = 
     "bad input": _bad_input,
 }
 
-# What only the CPU has: threads, and a short way for small calls.
+# What only the CPU has: threads, and a short way for plain calls.
 OF_THE_CPU = ("plain calls", "threads")

@@ -226,7 +226,7 @@ def test_numbers_of_any_real_type_are_options(rng, backend):
 @pytest.mark.parametrize("dtype", FLOAT_TYPES)
 @pytest.mark.parametrize(("shape", "axis"), SHAPES.values(), ids=SHAPES)
 def test_calls_without_options(rng, dtype, shape, axis):
-    """Such calls have a way of their own where they are small."""
+    """Such calls have a way of their own."""
     logits, targets = (a.swapaxes(axis, -1) if a.ndim == len(shape) else a for a in make(rng, shape, axis, dtype))
     logits, targets = np.ascontiguousarray(logits), targets.reshape(logits.shape[:-1])
     targets.reshape(-1)[1::3] = -100

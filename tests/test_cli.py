@@ -19,7 +19,7 @@ import pytest
 
 import fastce
 from fastce import __main__ as cli
-from fastce import selfcheck, small, sysinfo
+from fastce import plain, selfcheck, sysinfo
 from fastce.kernels import cpu
 
 ROOT = Path(__file__).parent.parent
@@ -266,9 +266,9 @@ def test_check_notices_targets_that_are_not_checked(monkeypatch: pytest.MonkeyPa
     assert not selfcheck.run(quick=True, groups=("bad input",), show=lines.append)
 
 
-def test_check_notices_the_short_way_of_small_calls_being_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_notices_the_short_way_of_plain_calls_being_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selfcheck.run(quick=True, groups=("plain calls",), show=lambda line: None)
-    monkeypatch.setattr(small, "mean_loss", lambda logits, targets, grad_out, with_grad: (np.float32(1), logits))
+    monkeypatch.setattr(plain, "mean_loss", lambda logits, targets, grad_out, with_grad: (np.float32(1), logits))
     assert not selfcheck.run(quick=True, groups=("plain calls",), show=lambda line: None)
 
 

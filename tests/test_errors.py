@@ -204,7 +204,7 @@ def test_error_leaves_everything_as_it_was(backend, arguments, error, words):
     ],
 )
 def test_errors_of_calls_without_options(arguments, error, message):
-    """Such calls have a way of their own where they are small."""
+    """Such calls have a way of their own."""
     for in_place in (False, True):
         logits = LOGITS.copy()
         grad_out = logits if in_place else np.full((4, 3), 7, np.float32)

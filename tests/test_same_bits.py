@@ -8,7 +8,7 @@ from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type, run_
 from rows import CHUNK, EVERY_REGIME, KEPT, random_rows
 
 import fastce
-from fastce.kernels.cpu import LIMITS, is_small, launch
+from fastce.kernels.cpu import LIMITS, launch
 from fastce.problem import AUX, HESS
 
 OPTIONS = {
@@ -112,7 +112,7 @@ def test_the_same_bits_wherever_classes_lie(rng, name, kind, layout, shape):
 @EVERY_REGIME
 def test_the_same_bits_for_one_thread_and_all(rng, name, options, shape):
     logits, targets = case(rng, name, (max(shape[0], LIMITS.serial // shape[1] + 1), shape[1]))
-    assert not is_small(*logits.shape)
+    assert not launch.is_small(*logits.shape)
     n_threads = numba.get_num_threads()
     expected = fastce.cross_entropy_with_grad(logits, targets, **options)
     try:

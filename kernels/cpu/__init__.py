@@ -8,19 +8,18 @@ from ..task import Array, Task
 from . import targets as _targets
 from .cache import NotOnDisk, only_from_disk
 from .call import LOG_SOFTMAX, SOFTMAX
-from .launch import LIMITS, is_small, plain, run, small_of_logits
+from .launch import LIMITS, plain, plain_of_logits, run
 
 __all__ = [
     "LIMITS",
     "NotOnDisk",
     "cross_entropy",
-    "is_small",
     "log_softmax",
     "logsumexp",
     "only_from_disk",
     "plain",
+    "plain_of_logits",
     "scan_targets",
-    "small_of_logits",
     "softmax",
     "sum_rows",
 ]

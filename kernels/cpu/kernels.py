@@ -124,18 +124,32 @@ def solve_shared(
     return sum_rows(rows_out[0])
 
 
-@serial
-def solve_logits(function, step, x, g, lse, kind):
-    """A small call of the logits alone: ``kind`` says what ``g`` is to be; with an empty ``g``, ``lse`` is filled."""
-    call, numbers = blocks_of(len(x), x.shape[1], step)
+@inline
+def fill_logits(call, numbers, x, g, lse, kind, tuning):
+    """``fill_blocks`` of a call of the logits alone."""
     integers, nothing = np.empty(0, np.int64), lse[:0]
     fill_blocks(
         call, numbers, x, g, x[:0], x[:0], (len(x), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
         integers, 0, nothing,
         (nothing, nothing, nothing), (nothing, lse, nothing, nothing), (integers, integers, integers),
-        (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0), kind, (0, 0),
+        (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0), kind, tuning,
     )  # fmt: skip
+
+
+@serial
+def solve_logits(function, step, block, x, g, lse, kind, tuning):
+    """A call of the logits alone: ``kind`` says what ``g`` is to be; with an empty ``g``, ``lse`` is filled."""
+    call, numbers = blocks_of(len(x), x.shape[1], step)
+    fill_logits(call, numbers, x, g, lse, kind, tuning)
     call_work(function, call, numbers, step, 0, len(x))
+
+
+@serial
+def solve_logits_shared(function, step, block, x, g, lse, kind, tuning):
+    """The same, by all threads."""
+    call, numbers = blocks_of(len(x), x.shape[1], step)
+    fill_logits(call, numbers, x, g, lse, kind, tuning)
+    share(function, call, numbers, step, block)
 
 
 @serial

@@ -118,19 +118,14 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C) and gradient, int64 targets (N,).
     """
     n_rows, n_classes = logits.shape
-    item_bytes = logits.itemsize
-    function, no_gradient = _plain_of.get(item_bytes) or _prepare(logits.dtype)
-    g = no_gradient if grad is None else grad
+    function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
+    narrow, g = _is_narrow(n_rows, n_classes), no_gradient if grad is None else grad
     result: tuple[int, float]
     if is_small(n_rows, n_classes):
-        step = kernels.GROUPS if _is_narrow(n_rows, n_classes) else kernels.ROWS
+        step = kernels.GROUPS if narrow else kernels.ROWS
         result = kernels.solve_plain(function, step, 0, logits, g, targets, ignore_index, _SMALL)
         return result
-    x_step = n_classes * item_bytes
-    step, block, fetch = _shares(
-        LIMITS, n_rows, n_classes, _is_narrow(n_rows, n_classes), threads.available(), x_step, item_bytes
-    )
-    tuning = (int(grad is not None and grad is not logits and n_rows * x_step >= LIMITS.stream), fetch)
+    step, block, tuning = _plain_way(logits, narrow, grad is not None and grad is not logits)
     args = (function, step, block, logits, g, targets, ignore_index, tuning)
     if block == 0:
         result = kernels.solve_plain(*args)
@@ -139,21 +134,40 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     return result
 
 
-_SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
-
-
-def small_of_logits(name: str, logits: Array, fill: Array) -> None:
-    """Fill an array with softmax, log_softmax or logsumexp, by ``name``, of logits that one thread computes.
+def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
+    """Fill an array with softmax, log_softmax or logsumexp, by ``name``, all in one step.
 
     The arrays are C-contiguous and writeable: float32 or float64 logits (N, C), and (N, C) or (N,) to fill.
     """
+    n_rows, n_classes = logits.shape
     function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
-    step = kernels.GROUPS if _is_narrow(len(logits), logits.shape[1], name != "log_softmax") else kernels.ROWS
+    kind = _KINDS[name]
+    narrow = _is_narrow(n_rows, n_classes, kind != LOG_SOFTMAX)
     if name == "logsumexp":
-        kernels.solve_logits(function, step, logits, no_gradient, fill, GRADIENTS)
+        g, lse, writes = no_gradient, fill, False
     else:
-        kind = SOFTMAX if name == "softmax" else LOG_SOFTMAX
-        kernels.solve_logits(function, step, logits, fill, no_gradient.reshape(-1), kind)
+        g, lse, writes = fill, no_gradient.reshape(-1), fill is not logits
+    if is_small(n_rows, n_classes):
+        kernels.solve_logits(function, kernels.GROUPS if narrow else kernels.ROWS, 0, logits, g, lse, kind, _SMALL)
+        return
+    step, block, tuning = _plain_way(logits, narrow, writes)
+    args = (function, step, block, logits, g, lse, kind, tuning)
+    if block == 0:
+        kernels.solve_logits(*args)
+    else:
+        threads.run(kernels.solve_logits_shared, kernels.solve_logits, args, _alone)
+
+
+_KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX}
+_SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
+
+
+def _plain_way(logits: Array, narrow: bool, writes: bool) -> tuple[int, int, tuple[int, int]]:
+    """Step, block and tuning of a call on contiguous logits that is not small; ``writes``: to another place."""
+    n_rows, n_classes = logits.shape
+    x_step, item_bytes = logits.strides[0], logits.itemsize
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, threads.available(), x_step, item_bytes)
+    return step, block, (int(writes and n_rows * x_step >= LIMITS.stream), fetch)
 
 
 _plain_of: dict[int, tuple[int, Array]] = {}  # by the size of an element: to hash its type takes 0.3 µs

@@ -1,4 +1,4 @@
-"""The short way of plain calls: C-contiguous arrays and no options. Of small ones, Python takes longer than the kernel.
+"""The short way of plain calls: C-contiguous arrays, no options. Of small ones, Python takes longer than the kernel.
 
 It only recognises what needs no second look, and leaves everything else, every error among it, to `problem.py`.
 """
@@ -48,22 +48,19 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
 
 
 def of_logits(function: str, logits: Any, out: Any) -> Array | None:
-    """Give what a small call of softmax, log_softmax or logsumexp gives, or None if this is not one."""
-    cpu = _cpu or _import_cpu()
+    """Give what a plain call of softmax, log_softmax or logsumexp gives, or None if this is not one."""
     if type(logits) is not np.ndarray or logits.size == 0:
         return None
     dtype, shape = logits.dtype, logits.shape
     if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.flags.carray:
         return None
-    if not cpu.is_small(*shape):
-        return None
     one_each = function == "logsumexp"
     filled = shape[:1] if one_each else shape
     if out is None:
-        out = np.empty(filled, dtype)
+        out = memory.empty(filled, dtype)
     elif not (_fits(out, dtype, filled) and ((out is logits and not one_each) or not _overlaps(out, logits))):
         return None
-    cpu.small_of_logits(function, logits, out)
+    (_cpu or _import_cpu()).plain_of_logits(function, logits, out)
     result: Array = out
     return result
 
