@@ -58,7 +58,15 @@ class Options(NamedTuple):
     keep: float  # 1 - label smoothing
     share: float  # label smoothing / classes
     powers: Powers  # hi and lo again, with what else powers of v take
-    even: bool  # the short loops do: no softcap, a scale above 0, and what is spread is spread evenly
+    even: bool  # see ``are_even``
+
+
+def are_even(softcap: float, scale: float, spread: int, weighted: bool) -> bool:
+    """Whether the short loops do: no softcap, a scale above 0, and what is spread is spread evenly."""
+    return softcap == 0.0 and scale > 0.0 and (spread == NONE or (spread == SMOOTHED and not weighted))
+
+
+_are_even = inline(are_even)
 
 
 @inline
@@ -83,7 +91,7 @@ def options_of(call, numbers, x):
         numbers[KEEP],
         numbers[SHARE],
         powers_of(zeros(x), hi, lo),
-        numbers[SOFTCAP] == 0.0 and numbers[SIGN] == 1.0 and (spread == NONE or (spread == SMOOTHED and not weighted)),
+        _are_even(numbers[SOFTCAP], numbers[UNIT], spread, weighted),
     )
 
 

@@ -18,7 +18,7 @@ from numba import types
 
 from ..task import Array, Task
 from . import kernels, threads
-from .call import GRADIENTS, LOG_SOFTMAX, SOFTMAX
+from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, are_even
 from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN
 from .sums import CHUNK
 from .targets import sum_rows
@@ -199,11 +199,9 @@ def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
 
 def _are_even(task: Task, kind: int) -> bool:
     """Whether ``short.py`` takes the rows of a task, and nothing is asked that takes more looks at a row."""
+    spread = PROBABILITIES if task.probabilities is not None else SMOOTHED if task.label_smoothing > 0.0 else NONE
     return (
-        task.softcap == 0.0
-        and task.logit_scale > 0.0
-        and task.probabilities is None
-        and (task.weight is None or task.label_smoothing == 0.0)
+        are_even(task.softcap, task.logit_scale, spread, task.weight is not None)
         and kind != LOG_SOFTMAX
         and task.argmax is task.correct is task.rank is task.entropy is task.hess is None
     )
