@@ -165,9 +165,9 @@ _SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetch
 def _plain_way(logits: Array, narrow: bool, writes: bool) -> tuple[int, int, tuple[int, int]]:
     """Step, block and tuning of a call on contiguous logits that is not small; ``writes``: to another place."""
     n_rows, n_classes = logits.shape
-    x_step, item_bytes = logits.strides[0], logits.itemsize
-    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, threads.available(), x_step, item_bytes)
-    return step, block, (int(writes and n_rows * x_step >= LIMITS.stream), fetch)
+    n_threads, x_step = threads.available(), logits.strides[0]
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, n_threads, x_step, logits.itemsize)
+    return step, block, (int(writes and logits.nbytes >= LIMITS.stream), fetch)
 
 
 _plain_of: dict[int, tuple[int, Array]] = {}  # by the size of an element: to hash its type takes 0.3 µs
