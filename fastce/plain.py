@@ -17,6 +17,9 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
 _IGNORE_INDEX = -100
 
+# What makes a scalar of the loss, by the type of the logits; bfloat16, which is not NumPy's, comes with its first call.
+_scalars: dict[Any, Any] = {np.float32: to_float32, np.float64: np.float64, np.float16: to_float32}
+
 _cpu: Any = None  # the kernels, imported by the first call: an import takes 2 µs even if done
 
 
@@ -25,7 +28,8 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
     if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
         return None
     dtype, shape = logits.dtype, logits.shape
-    if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.size:
+    scalar = to_float32 if dtype is _FLOAT32 else _scalar_of(dtype)
+    if scalar is None or len(shape) != 2 or not logits.size:
         return None
     if not logits.flags.carray:
         return None
@@ -44,7 +48,7 @@ def mean_loss(logits: Any, targets: Any, grad_out: Any, with_grad: bool) -> tupl
     bad, loss = (_cpu or _import_cpu()).plain(logits, targets, grad, _IGNORE_INDEX)
     if bad >= 0:
         return None
-    return (to_float32 if dtype is _FLOAT32 else np.float64)(loss), grad
+    return scalar(loss), grad
 
 
 def of_logits(function: str, logits: Any, out: Any) -> Array | None:
@@ -52,13 +56,14 @@ def of_logits(function: str, logits: Any, out: Any) -> Array | None:
     if type(logits) is not np.ndarray or logits.size == 0:
         return None
     dtype, shape = logits.dtype, logits.shape
-    if (dtype is not _FLOAT32 and dtype is not _FLOAT64) or len(shape) != 2 or not logits.flags.carray:
+    scalar = to_float32 if dtype is _FLOAT32 else _scalar_of(dtype)
+    if scalar is None or len(shape) != 2 or not logits.flags.carray:
         return None
     one_each = function == "logsumexp"
-    filled = shape[:1] if one_each else shape
+    filled, of = (shape[:1], _FLOAT64 if dtype is _FLOAT64 else _FLOAT32) if one_each else (shape, dtype)
     if out is None:
-        out = memory.empty(filled, dtype)
-    elif not (_fits(out, dtype, filled) and ((out is logits and not one_each) or not _overlaps(out, logits))):
+        out = memory.empty(filled, of)
+    elif not (_fits(out, of, filled) and ((out is logits and not one_each) or not _overlaps(out, logits))):
         return None
     (_cpu or _import_cpu()).plain_of_logits(function, logits, out)
     result: Array = out
@@ -78,6 +83,15 @@ def _fits(out: Any, dtype: Any, shape: Any) -> bool:
 def _overlaps(a: Array, b: Array) -> bool:
     """Whether two arrays may overlap; those that own their memory cannot."""
     return (a.base is not None or b.base is not None) and np.may_share_memory(a, b)
+
+
+def _scalar_of(dtype: Any) -> Any:
+    """What makes a scalar of the loss of logits of a type; None if there are no such logits."""
+    if not dtype.isnative:
+        return None
+    if dtype.type not in _scalars and dtype.name == "bfloat16":
+        _scalars[dtype.type] = to_float32
+    return _scalars.get(dtype.type)
 
 
 def _import_cpu() -> Any:

@@ -115,18 +115,20 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
 def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) -> tuple[int, float]:
     """Mean loss of a call without options, all in one step: see ``kernels.solve_plain``.
 
-    The arrays are C-contiguous and writeable: float32 or float64 logits (N, C) and gradient, int64 targets (N,).
+    The arrays are C-contiguous and writeable: logits (N, C) and gradient, int64 targets (N,).
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
-    narrow, g = _is_narrow(n_rows, n_classes), no_gradient if grad is None else grad
+    function, no_gradient, nothing, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    narrow = _is_narrow(n_rows, n_classes)
+    x = logits if view is None else logits.view(view)
+    g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
     result: tuple[int, float]
     if is_small(n_rows, n_classes):
         step = kernels.GROUPS if narrow else kernels.ROWS
-        result = kernels.solve_plain(function, step, 0, logits, g, targets, ignore_index, _SMALL)
+        result = kernels.solve_plain(function, step, 0, x, g, nothing, targets, ignore_index, _SMALL)
         return result
     step, block, tuning = _plain_way(logits, narrow, grad is not None and grad is not logits)
-    args = (function, step, block, logits, g, targets, ignore_index, tuning)
+    args = (function, step, block, x, g, nothing, targets, ignore_index, tuning)
     if block == 0:
         result = kernels.solve_plain(*args)
     else:
@@ -137,21 +139,22 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
 def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
     """Fill an array with softmax, log_softmax or logsumexp, by ``name``, all in one step.
 
-    The arrays are C-contiguous and writeable: float32 or float64 logits (N, C), and (N, C) or (N,) to fill.
+    The arrays are C-contiguous and writeable: logits (N, C), and (N, C) or (N,) to fill.
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient = _plain_of.get(logits.itemsize) or _prepare(logits.dtype)
+    function, no_gradient, nothing, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
     kind = _KINDS[name]
     narrow = _is_narrow(n_rows, n_classes, kind != LOG_SOFTMAX)
+    x = logits if view is None else logits.view(view)
     if name == "logsumexp":
         g, lse, writes = no_gradient, fill, False
     else:
-        g, lse, writes = fill, no_gradient.reshape(-1), fill is not logits
+        g, lse, writes = x if fill is logits else fill if view is None else fill.view(view), nothing, fill is not logits
     if is_small(n_rows, n_classes):
-        kernels.solve_logits(function, kernels.GROUPS if narrow else kernels.ROWS, 0, logits, g, lse, kind, _SMALL)
+        kernels.solve_logits(function, kernels.GROUPS if narrow else kernels.ROWS, 0, x, g, lse, kind, _SMALL)
         return
     step, block, tuning = _plain_way(logits, narrow, writes)
-    args = (function, step, block, logits, g, lse, kind, tuning)
+    args = (function, step, block, x, g, lse, kind, tuning)
     if block == 0:
         kernels.solve_logits(*args)
     else:
@@ -170,13 +173,16 @@ def _plain_way(logits: Array, narrow: bool, writes: bool) -> tuple[int, int, tup
     return step, block, (int(writes and logits.nbytes >= LIMITS.stream), fetch)
 
 
-_plain_of: dict[int, tuple[int, Array]] = {}  # by the size of an element: to hash its type takes 0.3 µs
+_Plain = tuple[int, Array, Array, Any]
+_plain_of: dict[Any, _Plain] = {}  # by the type of an element: to hash a NumPy dtype takes 0.3 µs
 
 
-def _prepare(dtype: np.dtype[Any]) -> tuple[int, Array]:
-    """The work on logits of a type, and what stands for a gradient that is not there."""
-    _plain_of[dtype.itemsize] = _work(dtype), memory_of(dtype).no_gradient
-    return _plain_of[dtype.itemsize]
+def _prepare(dtype: np.dtype[Any]) -> _Plain:
+    """Of a type: the work on such logits, what stands for a gradient and for rows, how Numba must see the logits."""
+    memory = memory_of(dtype)
+    view = None if dtype.type is memory.view else memory.view
+    _plain_of[dtype.type] = _work(dtype), memory.no_gradient, memory.no_rows, view
+    return _plain_of[dtype.type]
 
 
 def is_small(n_rows: int, n_classes: int) -> bool:
