@@ -168,7 +168,7 @@ def fused_loop() -> list[str]:
 
 
 @numba.njit(error_model="numpy", nogil=True)
-def nothing(function, step, block, x, g, targets, ignore_index, tuning):  # type: ignore[no-untyped-def]
+def nothing(function, step, block, x, g, no_rows, targets, ignore_index, tuning):  # type: ignore[no-untyped-def]
     """What `kernels.solve_plain` takes and gives, and nothing in between."""
     return -1, 0.0
 

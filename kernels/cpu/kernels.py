@@ -153,14 +153,14 @@ def solve_logits_shared(function, step, block, x, g, lse, kind, tuning):
 
 
 @serial
-def solve_plain(function, step, block, x, g, nothing, targets, ignore_index, tuning):
+def solve_plain(function, step, block, x, g, no_rows, targets, ignore_index, tuning):
     """Mean loss of a call without options, and its gradient unless ``g`` is empty: all of it in one call.
 
-    ``nothing`` is of the arithmetic type. Gives the position of the first bad target (nothing is written then) or -1,
+    ``no_rows`` is of the arithmetic type. Gives the position of the first bad target (nothing is written then) or -1,
     and the loss.
     """
-    losses = np.empty(len(targets), nothing.dtype)
-    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, nothing, nothing)
+    losses = np.empty(len(targets), no_rows.dtype)
+    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, no_rows, no_rows)
     if bad >= 0:
         return bad, 0.0
     call, numbers = blocks_of(len(targets), x.shape[1], step)
@@ -170,10 +170,10 @@ def solve_plain(function, step, block, x, g, nothing, targets, ignore_index, tun
 
 
 @serial
-def solve_plain_shared(function, step, block, x, g, nothing, targets, ignore_index, tuning):
+def solve_plain_shared(function, step, block, x, g, no_rows, targets, ignore_index, tuning):
     """The same, by all threads."""
-    losses = np.empty(len(targets), nothing.dtype)
-    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, nothing, nothing)
+    losses = np.empty(len(targets), no_rows.dtype)
+    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, no_rows, no_rows)
     if bad >= 0:
         return bad, 0.0
     call, numbers = blocks_of(len(targets), x.shape[1], step)

@@ -118,17 +118,17 @@ def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) 
     The arrays are C-contiguous and writeable: logits (N, C) and gradient, int64 targets (N,).
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient, nothing, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    function, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
     narrow = _is_narrow(n_rows, n_classes)
     x = logits if view is None else logits.view(view)
     g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
     result: tuple[int, float]
     if is_small(n_rows, n_classes):
         step = kernels.GROUPS if narrow else kernels.ROWS
-        result = kernels.solve_plain(function, step, 0, x, g, nothing, targets, ignore_index, _SMALL)
+        result = kernels.solve_plain(function, step, 0, x, g, no_rows, targets, ignore_index, _SMALL)
         return result
     step, block, tuning = _plain_way(logits, narrow, grad is not None and grad is not logits)
-    args = (function, step, block, x, g, nothing, targets, ignore_index, tuning)
+    args = (function, step, block, x, g, no_rows, targets, ignore_index, tuning)
     if block == 0:
         result = kernels.solve_plain(*args)
     else:
@@ -142,14 +142,14 @@ def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
     The arrays are C-contiguous and writeable: logits (N, C), and (N, C) or (N,) to fill.
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient, nothing, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    function, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
     kind = _KINDS[name]
     narrow = _is_narrow(n_rows, n_classes, kind != LOG_SOFTMAX)
     x = logits if view is None else logits.view(view)
     if name == "logsumexp":
         g, lse, writes = no_gradient, fill, False
     else:
-        g, lse, writes = x if fill is logits else fill if view is None else fill.view(view), nothing, fill is not logits
+        g, lse, writes = x if fill is logits else fill if view is None else fill.view(view), no_rows, fill is not logits
     if is_small(n_rows, n_classes):
         kernels.solve_logits(function, kernels.GROUPS if narrow else kernels.ROWS, 0, x, g, lse, kind, _SMALL)
         return
