@@ -6,7 +6,7 @@
 #
 # Both first install the package and what they need into .venv, and do so again only when pyproject.toml changes.
 # Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest; or to
-# the benchmark of bench-peers: ARGS="--limit 5" takes a quarter of the time, without logits of more than 5 MB).
+# the benchmark of bench-peers: ARGS="--limit 5" takes half an hour, without logits of more than 5 MB).
 
 VENV ?= .venv
 ifeq ($(OS),Windows_NT)
