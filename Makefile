@@ -2,7 +2,7 @@
 #
 #     make test           ruff, mypy and the whole test suite
 #     make bench          the quick benchmark and training on real data
-#     make bench-peers    the whole benchmark beside PyTorch, JAX, scikit-learn and SciPy, two or three hours
+#     make bench-peers    the whole benchmark beside PyTorch, JAX, scikit-learn and SciPy: hours
 #
 # Both first install the package and what they need into .venv, and do so again only when pyproject.toml changes.
 # Options: PYTHON=python3.13 (which Python makes .venv), VENV=elsewhere, ARGS="-k threads" (passed on to pytest; or to

@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="cells of every regime, about a minute (the default)")
-    size.add_argument("--full", action="store_true", help="every cell up to 1 GiB of float32; takes two or three hours")
+    size.add_argument("--full", action="store_true", help="every cell up to 1 GiB of float32; takes hours")
     for option, known, text in (
         ("--measure", MEASUREMENTS, "what to measure"),
         ("--function", FUNCTIONS, "what is computed"),

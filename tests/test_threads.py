@@ -519,8 +519,22 @@ def test_threads_have_equal_shares(n_rows, n_classes, n_threads):
 @pytest.mark.parametrize("shape", [(100, 900), (5000, 9), (8000, 2), (9000, 1)])
 def test_small_calls_are_computed_by_one_thread(shape):
     assert launch.is_small(*shape)
-    assert launch._shares(launch.LIMITS, *shape, launch._is_narrow(*shape), 8, 4 * shape[1], 4)[1] == 0
     assert not launch.is_small(10 * shape[0], shape[1])
+
+
+@pytest.mark.parametrize("options", ["", ", label_smoothing=0.1", ", weight=np.ones(3)", ", reduction='none'"])
+def test_small_calls_start_no_threads(options):
+    code = f"""
+import numpy as np, fastce
+from numba.np.ufunc import parallel
+x, y = np.zeros((5000, 3), np.float32), np.zeros(5000, np.int64)
+fastce.cross_entropy_with_grad(x, y{options})
+fastce.softmax(x, axis=1)
+assert not parallel._is_initialized
+fastce.cross_entropy_with_grad(np.zeros((50_000, 3), np.float32), np.zeros(50_000, np.int64){options})
+assert parallel._is_initialized
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("of_environment", [True, False])

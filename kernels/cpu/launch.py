@@ -223,7 +223,7 @@ def _shares(
     it that runs takes half a microsecond, or two.
     """
     fetch, step = _fetched(x_step, n_classes, item_bytes), kernels.GROUPS if narrow else kernels.ROWS
-    if n_threads == 1 or is_small(n_rows, n_classes):
+    if n_threads == 1:
         return step, 0, fetch
     if not narrow and n_classes > CHUNK and n_rows < limits.even * n_threads:
         return kernels.LOOK, 1, fetch
@@ -262,7 +262,8 @@ def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> f
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q, hess)])
         x_step = g_step = q_step = h_step = 0
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
-    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, threads.available(), x_step, dtype.itemsize)
+    n_threads = 1 if is_small(n_rows, n_classes) else threads.available()  # (to ask how many there are starts them)
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, n_threads, x_step, dtype.itemsize)
     x = _first_row(logits, view)
     args = (
         _work(dtype),
