@@ -96,7 +96,8 @@ def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept,
     o, fetch, width = options_of(call, numbers, x), call[FETCH], lanes(x)
     whole, spread = n // width * width, o.spread != NONE
     s, linear, others, m = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
-    for q in range(0, whole, BLOCK):
+    q = 0
+    while True:
         last = min(q + BLOCK, whole)
         both = max(q, min(last, part.n))
         here = q <= part.y < both
@@ -172,12 +173,17 @@ def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept,
             v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
             below = below + (v - middle)
             m = larger(load(ahead, j), m)
+        q += BLOCK
+        if q >= whole:
+            break
         s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     for j in range(min(part.n, whole), part.n, width):
         d = vector(powers, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, j, with_target(d, part.y - j, part.plan))
-    rest, ties, below = even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
-    return rest, ties, below, largest_from(ahead, whole, n_ahead, m)
+    rest, ties, linear_sum = even_end(
+        x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
+    )
+    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, m)
 
 
 @device

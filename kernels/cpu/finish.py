@@ -39,10 +39,12 @@ from .simd import (
     apart,
     arithmetic_at,
     count_true,
+    float64_at,
     fma,
     lanes,
     lanes_of,
     load,
+    load_float64,
     load_part,
     narrow,
     pointer_at,
@@ -67,7 +69,6 @@ from .table import (
     LINEAR,
     POWER,
     REST,
-    REST_LEFT,
     SCALE,
     SHARE_Y,
     SPREAD,
@@ -146,7 +147,7 @@ def finish(call, numbers, x, first, n, table):
     o, width, zero = options_of(call, numbers, x), lanes(x), zeros(x)
     c, z_loss = constants(zero), numbers[Z_LOSS]
     top, k, base = load(table, TOP * width), load(table, POWER * width), load(table, BASE * width)
-    ties, rest = load(table, TIES * width), widen(load(table, REST * width)) + widen(load(table, REST_LEFT * width))
+    ties, rest = load(table, TIES * width), load_float64(x, float64_at(table, REST * width))
     v_y, spread = load(table, TARGET * width), load(table, SPREAD * width)
     magic = c.one - k
     ignored = zero != zero

@@ -49,6 +49,7 @@ from .simd import (
     arithmetic_at,
     count_true,
     extract,
+    float64_at,
     fma,
     iota,
     item_bytes,
@@ -59,7 +60,6 @@ from .simd import (
     load_lanes,
     load_one,
     load_rows,
-    narrow,
     pick,
     place,
     pointer_at,
@@ -89,7 +89,6 @@ from .table import (
     LINEAR,
     POWER,
     REST,
-    REST_LEFT,
     SCALE,
     SHARE_Y,
     SPREAD,
@@ -244,7 +243,7 @@ def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, lea
     apart()
     o, keep = options_of(call, numbers, x), call[GRADIENT] != 0
     width, zero = lanes(x), zeros(x)
-    others, linear, rest, left, sums = zero, zero, zero, zero, zeros64(x)
+    others, linear, rest = zero, zero, zeros64(x)
     everywhere = zero == zero
     block = PARTIAL if n_classes > ONE_SUM else ONE_SUM
     for start in range(0, n_classes, block):
@@ -258,15 +257,15 @@ def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, lea
                 store(parts, j * width, r)
             if o.spread != NONE:
                 below = below + (v - mark)
-        rest, left, sums, linear = a, b, sums + (widen(a) + widen(b)), linear + below
-    return n_classes - others, rest, left, sums, times(zero + o.share, linear), zero + o.share * n_classes, zero
+        rest, linear = rest + (widen(a) + widen(b)), linear + below
+    return n_classes - others, rest, times(zero + o.share, linear), zero + o.share * n_classes, zero
 
 
 @inline
 def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark):
-    """Ties, ``rest`` (in two parts, and all of it), linear, spread and distance of the rows."""
+    """Ties, ``rest``, linear, spread and distance of the rows."""
     width, zero = lanes(x), zeros(x)
-    others, linear, spread, distance, rest, left, sums = zero, zero, zero, zero, zero, zero, zeros64(x)
+    others, linear, spread, distance, rest = zero, zero, zero, zero, zeros64(x)
     everywhere = zero == zero
     block = PARTIAL if n_classes > ONE_SUM else ONE_SUM
     for start in range(0, n_classes, block):
@@ -284,9 +283,9 @@ def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, lea
             if call[ENTROPY] != 0:
                 e = fma(scale, r, scale)
                 s_distance = s_distance + where(e == 0.0, 0.0, e * ((mark - v) * o.sign))
-        rest, left, sums = a, b, sums + (widen(a) + widen(b))
+        rest = rest + (widen(a) + widen(b))
         linear, spread, distance = linear + s_linear, spread + s_spread, distance + s_distance
-    return n_classes - others, rest, left, sums, linear, spread, distance
+    return n_classes - others, rest, linear, spread, distance
 
 
 @inline
@@ -329,17 +328,12 @@ def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts
         found = _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, least, mark)
     else:
         found = _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
-    ties, rest, left, sums, linear, spread, distance = found
-    if n_classes > ONE_SUM:
-        rest = narrow(x, sums)
-        left = narrow(x, sums - widen(rest))
-
+    ties, rest, linear, spread, distance = found
     store(table, TOP * width, top)
     store(table, POWER * width, k)
     store(table, BASE * width, base)
     store(table, TIES * width, ties)
-    store(table, REST * width, rest)
-    store(table, REST_LEFT * width, left)
+    store(float64_at(table, REST * width), 0, rest)
     store(table, LINEAR * width, linear)
     store(table, SPREAD * width, spread)
     store(table, DISTANCE * width, distance)

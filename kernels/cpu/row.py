@@ -31,7 +31,7 @@ from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
-from .short import are_short, largest_of_short, look_short, write_short
+from .short import are_short, largest_of_short, look_short, looks_ahead, write_short
 from .simd import (
     advance,
     apart,
@@ -133,7 +133,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             for j in range(0, AHEAD * lanes(x0), lanes(x0)):
                 prefetch(ahead, j)
         finish(call, numbers, x0, first, n, table)
-        if short and first + n < end:
+        if short and first + n < end and not (done and looks_ahead(call, x0)):
             largest_of_short(call, x0, first + n, min(size, end - first - n), table)
         if call[HESS] != 0:
             write_hessians(call, numbers, x0, q0, weight, np.int64(0), n_classes, first, n, table)

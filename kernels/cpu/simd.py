@@ -406,6 +406,29 @@ def arithmetic_at(typingctx: Any, address: types.Integer, like: types.CPointer) 
 
 
 @intrinsic
+def float64_at(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
+    """Pointer to the float64 that begin where ``base[index]`` does."""
+    ty = types.CPointer(types.float64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        start = _address(builder, args[0], _memory_type(base.dtype), args[1])
+        return builder.bitcast(start, context.get_value_type(ty))
+
+    return ty(base, types.int64), codegen
+
+
+@intrinsic
+def load_float64(typingctx: Any, like: types.CPointer, base: types.CPointer) -> Any:
+    """As many float64 as ``load(like, ...)`` gives numbers."""
+    vec = _vec_of(like).of(types.float64)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.load(builder.bitcast(args[1], vec.ir.as_pointer()), align=8, typ=vec.ir)
+
+    return vec(like, base), codegen
+
+
+@intrinsic
 def distance(typingctx: Any, start: types.CPointer, end: types.CPointer) -> Any:
     """Bytes from ``start`` to ``end``."""
 
@@ -543,6 +566,18 @@ def load(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
     """The vector of elements ``base[index], base[index + 1], ...``."""
     vec = _vec_of(base)
     return vec(base, types.int64), _load(vec, base, 0)
+
+
+@intrinsic
+def load_all(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
+    """The element ``base[index]`` in every lane: from memory that costs no arithmetic, from a register it does."""
+    vec = _vec_of(base)
+    one = _load(Vec(vec.element, 1), base, 0)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _splat(builder, builder.extract_element(one(context, builder, sig, args), I32(0)), vec.ir)
+
+    return vec(base, types.int64), codegen
 
 
 @intrinsic

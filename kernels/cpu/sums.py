@@ -26,6 +26,7 @@ from .simd import (
     load,
     load_part,
     prefetch,
+    rounded,
     store,
     total,
     where,
@@ -123,16 +124,21 @@ def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
 
 
 @inline
-def even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep):
-    """What ``even_sums`` gives, from the sums of the first ``whole`` classes and the rest of them."""
-    v = load_part(x, whole, n - whole)
-    inside = iota(v) < n - whole
-    a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, zeros(x), zeros(x), others)
-    if keep and whole < n:
-        keep_power(x, kept, whole, scale, r)
-    linear = linear + widen(where(inside, v - middle, 0.0))
-    below = total(linear) if o.spread != NONE else 0.0
-    return total(s + (widen(a) + widen(b))), n - np.float64(total(others)), below
+def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep):
+    """What ``even_sums`` gives, from the sums of the first ``whole`` classes and the rest of them.
+
+    The rest is added to the last block: to widen sums of its own takes as long as its powers (100 classes: 4 %).
+    """
+    if whole < n:
+        v = load_part(x, whole, n - whole)
+        inside = iota(v) < n - whole
+        a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, a, b, others)
+        if keep:
+            keep_power(x, kept, whole, scale, r)
+        below = below + where(inside, v - middle, 0.0)
+    linear_sum = total(linear + widen(below)) if o.spread != NONE else 0.0
+    # (ties in the arithmetic type, in which small whole numbers are exact: to widen and round it is four steps)
+    return total(s + (widen(a) + widen(b))), np.float64(rounded(x, np.float64(n)) - total(others)), linear_sum
 
 
 @device
@@ -149,25 +155,23 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, scan,
     width = lanes(x)
     whole = n // width * width
     s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
-    if o.spread == NONE:
-        for q in range(0, whole, BLOCK):
-            a, b = zeros(x), zeros(x)
-            for j in range(q, min(q + BLOCK, whole), width):
-                _, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-                if scan:
-                    later = larger(load(ahead, j), later)
-            s = s + (widen(a) + widen(b))
-    else:
-        for q in range(0, whole, BLOCK):
-            a, b, below = zeros(x), zeros(x), zeros(x)
-            for j in range(q, min(q + BLOCK, whole), width):
-                v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+    q = 0
+    while True:
+        a, b, below = zeros(x), zeros(x), zeros(x)
+        for j in range(q, min(q + BLOCK, whole), width):
+            v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+            if o.spread != NONE:
                 below = below + (v - middle)
-                if scan:
-                    later = larger(load(ahead, j), later)
-            s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-    rest, ties, below = even_end(x, n, whole, o, magic, least, mark, middle, s, linear, others, kept, keep)
-    return rest, ties, below, largest_from(ahead, whole, n_ahead, later)
+            if scan:
+                later = larger(load(ahead, j), later)
+        q += BLOCK
+        if q >= whole:
+            break
+        s, linear = s + (widen(a) + widen(b)), linear + widen(below)
+    rest, ties, linear_sum = even_end(
+        x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
+    )
+    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, later)
 
 
 @inline

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compile import inline
-from .simd import lanes, rounded, store, zeros
+from .simd import float64_at, lanes, store, zeros
 
 # A vector each. What is found in a row first, as in ``Stats`` ...
 (
     TOP, POWER, BASE, TIES, REST,
-    REST_LEFT,  # what the arithmetic type leaves out of the sum of the others
+    REST_END,  # (two fields, as that is float64)
     LINEAR, SPREAD,
     TARGET,  # v of the target
     WEIGHT_Y,  # its class weight
@@ -102,12 +102,18 @@ def cleared(table, x):
 
 
 @inline
+def put_sums(x, table, r, rest, ties):
+    """``rest`` and ``ties`` of ``Stats`` into lane ``r``."""
+    table[TIES * lanes(x) + r] = ties
+    float64_at(table, REST * lanes(x))[r] = rest
+
+
+@inline
 def put_stats(x, table, r, found):
     """``Stats`` into lane ``r``."""
     width = lanes(x)
-    rest = np.float64(rounded(x, found.rest))
+    put_sums(x, table, r, found.rest, found.ties)
     table[TOP * width + r], table[POWER * width + r], table[BASE * width + r] = found.top, found.power, found.base
-    table[TIES * width + r], table[REST * width + r], table[REST_LEFT * width + r] = found.ties, rest, found.rest - rest
     table[LINEAR * width + r], table[SPREAD * width + r] = found.linear, found.spread
 
 
@@ -120,7 +126,7 @@ def stats_of(x, table, r):
         np.float64(table[POWER * width + r]),
         np.float64(table[BASE * width + r]),
         np.float64(table[TIES * width + r]),
-        np.float64(table[REST * width + r]) + np.float64(table[REST_LEFT * width + r]),
+        float64_at(table, REST * width)[r],
         np.float64(table[LINEAR * width + r]),
         np.float64(table[SPREAD * width + r]),
     )
