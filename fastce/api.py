@@ -169,8 +169,8 @@ def cross_entropy(
     >>> print(fastce.cross_entropy(logits, np.array([0, 1]), reduction="none").round(4))
     [5.0076 0.0206]
     """
-    if not options and out is None:
-        at_once = plain.mean_loss(logits, targets, None, with_grad=False)
+    if out is None:
+        at_once = plain.mean_loss(logits, targets, None, False, options)
         if at_once is not None:
             return at_once[0]
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
@@ -257,8 +257,8 @@ def cross_entropy_with_grad(
     [False False]
     """
     result: CrossEntropyResult
-    if not options and out is None and grad_output is None and type(aux) is tuple and not aux:
-        at_once = plain.mean_loss(logits, targets, grad_out, with_grad=True)
+    if out is None and grad_output is None and type(aux) is tuple and not aux:
+        at_once = plain.mean_loss(logits, targets, grad_out, True, options)
         if at_once is not None:
             result = _new(CrossEntropyResult, (*at_once, None, None, None, None, None, None, None))
             return result

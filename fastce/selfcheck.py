@@ -329,17 +329,20 @@ def _options(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
 
 
 def _plain_calls(types: dict[str, np.dtype[Any]]) -> Iterator[Comparison]:
-    """Calls without any option, which take a shorter way."""
-    for (name, dtype), shape in itertools.product(types.items(), ((1, 3), (32, 10), (5, 129), (32, 1000))):
+    """Means over class targets, which take a shorter way."""
+    options: tuple[dict[str, Any], ...] = ({}, {"label_smoothing": 0.1, "z_loss": 1e-3, "logit_scale": 0.5})
+    for (name, dtype), shape, more in itertools.product(
+        types.items(), ((1, 3), (32, 10), (5, 129), (32, 1000)), options
+    ):
         x = _logits(shape, dtype)
         y = _targets(x)
         relative = ALLOWED["float64" if name == "float64" else "float32"]
-        want = cross_entropy_with_grad(x.astype(np.float64), y, backend="reference")
+        want = cross_entropy_with_grad(x.astype(np.float64), y, backend="reference", **more)
         largest = np.max(np.abs(want.grad), axis=-1, keepdims=True)
-        case = f"{shape[0]} x {shape[1]} {name}"
-        yield _compare(f"{case} loss", cross_entropy(x, y), want.loss, relative * np.abs(want.loss))
+        case = f"{shape[0]} x {shape[1]} {name}{' options' if more else ''}"
+        yield _compare(f"{case} loss", cross_entropy(x, y, **more), want.loss, relative * np.abs(want.loss))
         for where, grad_out in (("", None), (" grad_out", np.empty_like(x)), (" in place", x)):
-            got = cross_entropy_with_grad(x, y, grad_out=grad_out)
+            got = cross_entropy_with_grad(x, y, grad_out=grad_out, **more)
             yield _compare(f"{case}{where} loss", got.loss, want.loss, relative * np.abs(want.loss))
             yield _compare(f"{case}{where} grad", got.grad, want.grad, 2 * relative * largest, ROUNDING[name])
 

@@ -18,10 +18,15 @@ import numpy as np
 from . import api, dispatch
 from .kernels.task import Array
 
+
+def _plain_and_with_options(function: Callable[..., object]) -> Callable[[Array, Array], object]:
+    return lambda x, y: (function(x, y), function(x, y, label_smoothing=0.1), function(x, y, reduction="none"))
+
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 FUNCTIONS: dict[str, Callable[[Array, Array], object]] = {
-    "cross_entropy": api.cross_entropy,
-    "cross_entropy_with_grad": api.cross_entropy_with_grad,
+    "cross_entropy": _plain_and_with_options(api.cross_entropy),
+    "cross_entropy_with_grad": _plain_and_with_options(api.cross_entropy_with_grad),
     "cross_entropy_backward": lambda x, y: api.cross_entropy_backward(x, y, np.zeros(len(x))),
     "logsumexp": lambda x, y: api.logsumexp(x),
     "softmax": lambda x, y: api.softmax(x),

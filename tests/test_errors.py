@@ -224,6 +224,32 @@ def test_overlaps_of_calls_without_options():
     assert not memory.any()
 
 
+UNUSUAL = {
+    "label_smoothing": [1.5, -0.1, np.nan, "much", 1, 0, np.float32(0.1), None, True],
+    "z_loss": [np.inf, np.nan, 1, 1e40, None, 1j],
+    "softcap": [0.0, -1.0, np.nan, 1e-50, 1e39, 5, "none"],
+    "logit_scale": [np.nan, np.inf, 2, 0.0, -0.5, 1e39, None],
+    "ignore_index": [1.5, True, 2**63, 2**70, -(2**63), -(2**63) - 1, np.int8(1), "1", 1],
+    "weight": [[1, 2, 3], np.ones(2, np.float32), np.ones(3), np.ones(6, np.float32)[::2], 2, "w", np.ones((1, 3))],
+    "sample_weight": [[1, 2, 3, 4], np.ones(3, np.float32), np.ones(4, np.int64), np.array(["a"] * 4), 1.0],
+    "sample_wait": [1.0],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in UNUSUAL.items() for value in values])
+def test_unusual_options_the_short_way_are_what_they_are_the_long_way(name, value):
+    def outcome(**more):
+        logits, grad_out = LOGITS.copy(), np.full((4, 3), 7, np.float32)
+        try:
+            result = fastce.cross_entropy_with_grad(logits, TARGETS, grad_out=grad_out, **{name: value}, **more)
+        except (TypeError, ValueError) as error:
+            assert (grad_out == 7).all()
+            return type(error), str(error)
+        return result.loss.dtype, result.loss.tobytes(), grad_out.tobytes()
+
+    assert outcome() == outcome(reduction="mean")  # (which leads past it)
+
+
 def test_wrong_number_of_arguments():
     with pytest.raises(TypeError, match="targets"):
         fastce.cross_entropy(LOGITS)
@@ -279,10 +305,11 @@ OVERLAPS = [(message, i) for message, cases in overlapping().items() for i in ra
 
 @pytest.mark.parametrize(("message", "i"), OVERLAPS)
 def test_overlap(backend, message, i):
-    arguments = {"logits": LOGITS.copy(), "targets": TARGETS, **overlapping()[message][i]}
-    with pytest.raises(ValueError, match=message):
-        fastce.cross_entropy_with_grad(**arguments, backend=backend)
-    assert not any(np.any(a) for name, a in arguments.items() if name in ("grad_out", "out"))
+    for short in ({}, {"backend": backend}):  # (a backend leads past the short way of plain calls)
+        arguments = {"logits": LOGITS.copy(), "targets": TARGETS, **overlapping()[message][i]}
+        with pytest.raises(ValueError, match=message):
+            fastce.cross_entropy_with_grad(**arguments, **short)
+        assert not any(np.any(a) for name, a in arguments.items() if name in ("grad_out", "out"))
 
 
 def test_overlap_of_lse(backend):

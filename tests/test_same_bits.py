@@ -8,6 +8,7 @@ from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type, run_
 from rows import CHUNK, EVERY_REGIME, KEPT, random_rows
 
 import fastce
+from fastce import plain
 from fastce.kernels.cpu import LIMITS, launch
 from fastce.problem import AUX, HESS
 
@@ -220,3 +221,46 @@ def test_the_same_bits_beside_rows_of_huge_logits(rng, monkeypatch, name, n_clas
     assert_same_result((mixed.loss[~huge], mixed.grad[~huge]), (expected.loss[~huge], expected.grad[~huge]))
     alone = fastce.cross_entropy(logits, targets, **options)
     assert_same_result((alone,), (mixed.loss,))
+
+
+@EVERY_TYPE
+@pytest.mark.parametrize("stream", [LIMITS.stream, 0])
+@pytest.mark.parametrize("n_classes", [100, 300, 1003, 2048])
+def test_the_same_bits_beside_ignored_rows(rng, monkeypatch, name, n_classes, stream):
+    """In whose place nothing is looked for of the rows after them either."""
+    monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
+    logits, targets = case(rng, name, (61, n_classes))
+    expected = fastce.cross_entropy_with_grad(logits, targets, reduction="none")
+    ignored = rng.random(61) < 0.4
+    logits[ignored], targets[ignored] = np.nan, -100
+    found = fastce.cross_entropy_with_grad(logits, targets, grad_out=np.full_like(logits, 7), reduction="none")
+    assert_same_result((found.loss[~ignored], found.grad[~ignored]), (expected.loss[~ignored], expected.grad[~ignored]))
+    assert not found.loss[ignored].any()
+    assert not found.grad[ignored].any()
+
+
+SHORT = ("label_smoothing", "z_loss", "softcap", "logit_scale", "ignore_index", "weight", "sample_weight")
+
+
+@EVERY_REGIME
+@EVERY_TYPE
+@pytest.mark.parametrize(
+    "names", [(), *((name,) for name in SHORT), SHORT], ids=lambda names: " ".join(names) or "none"
+)
+def test_the_same_bits_the_short_way_of_plain_calls_and_the_long(rng, names, name, shape):
+    logits, targets = case(rng, name, shape)
+    each = {
+        "label_smoothing": 0.1,
+        "z_loss": 1e-3,
+        "softcap": 20.0,
+        "logit_scale": 0.5,
+        "ignore_index": 1,
+        "weight": rng.random(shape[1]).astype(arithmetic_type(logits.dtype)),
+        "sample_weight": rng.random(shape[0]).astype(arithmetic_type(logits.dtype)),
+    }
+    options = {key: each[key] for key in names}
+    assert plain.mean_loss(logits, targets, None, False, options) is not None
+    short = fastce.cross_entropy_with_grad(logits, targets, **options)
+    assert_same_result(short, fastce.cross_entropy_with_grad(logits, targets, reduction="mean", **options))
+    loss = fastce.cross_entropy(logits, targets, **options)
+    assert loss == fastce.cross_entropy(logits, targets, reduction="mean", **options) == short.loss

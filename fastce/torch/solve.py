@@ -11,7 +11,7 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
-from .. import dispatch
+from .. import dispatch, plain
 from ..problem import cross_entropy_problem
 from ..reduction import reduce_rows
 from .options import ARITHMETIC, PLAIN, Options
@@ -41,8 +41,8 @@ def solve(
     aux: tuple[str, ...] = (),
 ) -> Solved:
     """Compute what is asked for, in one pass over the logits."""
-    if o is PLAIN and weight is sample_weight is upstream is grad_out is None and input.numel() < _FEW:
-        solved = _solve_small(input, target, with_grad)
+    if weight is sample_weight is upstream is grad_out is None and input.numel() < _FEW:
+        solved = _solve_small(input, target, o, with_grad)
         if solved is not None:
             return solved
     if input.is_cuda:
@@ -61,7 +61,7 @@ def solve(
             numba.set_num_threads(before)
 
 
-def _solve_small(input: Tensor, target: Tensor, with_grad: bool) -> Solved | None:
+def _solve_small(input: Tensor, target: Tensor, o: Options, with_grad: bool) -> Solved | None:
     """The same for a small plain call, which is mostly Python, in as little of it as will do; None if this is not one.
 
     What is not there to be found in the cache costs more here than in a loop: a call of 32 x 10 through the functions
@@ -75,9 +75,16 @@ def _solve_small(input: Tensor, target: Tensor, with_grad: bool) -> Solved | Non
         or not (input.is_cpu and input.is_contiguous() and target.is_contiguous())
     ):
         return None
+    mean = None
+    if o is not PLAIN:
+        if o.reduction != "mean" or o.normalizer is not None or o.aux:
+            return None
+        mean = plain.mean_with(None, None, o.label_smoothing, o.z_loss, o.softcap, o.logit_scale)
+        if mean is None:
+            return None
     grad = torch.empty_like(input) if with_grad else None
     bad_row, loss = (_cpu or _import_cpu()).plain(
-        input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), -100
+        input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), o.ignore_index, mean
     )
     return Solved(torch.scalar_tensor(loss, dtype=dtype), grad, ()) if bad_row < 0 else None
 

@@ -8,10 +8,11 @@ from ..task import Array, Task
 from . import targets as _targets
 from .cache import NotOnDisk, only_from_disk
 from .call import LOG_SOFTMAX, SOFTMAX
-from .launch import LIMITS, plain, plain_of_logits, run
+from .launch import LIMITS, Mean, plain, plain_of_logits, run
 
 __all__ = [
     "LIMITS",
+    "Mean",
     "NotOnDisk",
     "cross_entropy",
     "log_softmax",

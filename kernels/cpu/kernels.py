@@ -80,17 +80,6 @@ def adjacent(x):
     return x.itemsize, x.itemsize, x.itemsize, x.itemsize
 
 
-@inline
-def fill_plain(call, numbers, x, g, targets, losses, ignore_index, tuning, n_valid):
-    """``fill_blocks`` of a call without options."""
-    integers, matrix, nothing, scale = targets[:0], x[:0], losses[:0], 1.0 / n_valid if n_valid > 0 else 0.0
-    fill_blocks(
-        call, numbers, x, g, matrix, matrix, (len(targets), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
-        targets, ignore_index, nothing, (nothing, nothing, nothing), (losses, nothing, nothing, nothing),
-        (integers, integers, integers), (0.0, 0.0, 0.0, 1.0, scale, 0.0, 1.0), GRADIENTS, tuning,
-    )  # fmt: skip
-
-
 @serial
 def solve(
     function, step, block, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
@@ -152,6 +141,39 @@ def solve_logits_shared(function, step, block, x, g, lse, kind, tuning):
     share(function, call, numbers, step, block)
 
 
+@inline
+def begin_mean(step, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
+    """The row losses, to fill, and the blocks of a mean over class targets; if all of these are good.
+
+    Gives the position of the first bad one or -1, and what the sum of the losses is divided by: see ``reduction.py``.
+    """
+    losses, nothing, integers, matrix = np.empty(len(targets), weight.dtype), weight[:0], targets[:0], x[:0]
+    bad, _, weight_sum, row_sum = scan(targets, x.shape[1], ignore_index, weight, sample_weight)
+    call, numbers = blocks_of(len(targets), x.shape[1], step)
+    smoothing, z_loss, softcap, logit_scale = options
+    if z_loss == 0.0:
+        row_sum = weight_sum
+    ce_scale, zl_scale, zl_ratio, divisor = 0.0, 0.0, 1.0, 0.0
+    if weight_sum != 0.0 and row_sum != 0.0:
+        ce_scale, zl_scale, zl_ratio, divisor = 1.0 / weight_sum, 1.0 / row_sum, weight_sum / row_sum, weight_sum
+    fill_blocks(
+        call, numbers, x, g, matrix, matrix, (len(targets), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
+        targets, ignore_index, weight, (sample_weight, nothing, nothing), (losses, nothing, nothing, nothing),
+        (integers, integers, integers), (smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio),
+        GRADIENTS, tuning,
+    )  # fmt: skip
+    return bad, divisor, losses, call, numbers
+
+
+@inline
+def end_mean(losses, divisor):
+    """What the functions below give of good targets."""
+    return -1, sum_rows(losses) / divisor if divisor != 0.0 else np.nan
+
+
+PLAIN = (0.0, 0.0, 0.0, 1.0)  # no smoothing, no z-loss, no softcap, and the scale of the logits
+
+
 @serial
 def solve_plain(function, step, block, x, g, no_rows, targets, ignore_index, tuning):
     """Mean loss of a call without options, and its gradient unless ``g`` is empty: all of it in one call.
@@ -159,24 +181,42 @@ def solve_plain(function, step, block, x, g, no_rows, targets, ignore_index, tun
     ``no_rows`` is of the arithmetic type. Gives the position of the first bad target (nothing is written then) or -1,
     and the loss.
     """
-    losses = np.empty(len(targets), no_rows.dtype)
-    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, no_rows, no_rows)
+    bad, divisor, losses, call, numbers = begin_mean(step, x, g, targets, ignore_index, no_rows, no_rows, tuning, PLAIN)
     if bad >= 0:
         return bad, 0.0
-    call, numbers = blocks_of(len(targets), x.shape[1], step)
-    fill_plain(call, numbers, x, g, targets, losses, ignore_index, tuning, n_valid)
     call_work(function, call, numbers, step, 0, len(targets))
-    return -1, sum_rows(losses) / n_valid if n_valid > 0 else np.nan
+    return end_mean(losses, divisor)
 
 
 @serial
 def solve_plain_shared(function, step, block, x, g, no_rows, targets, ignore_index, tuning):
     """The same, by all threads."""
-    losses = np.empty(len(targets), no_rows.dtype)
-    bad, n_valid, _, _ = scan(targets, x.shape[1], ignore_index, no_rows, no_rows)
+    bad, divisor, losses, call, numbers = begin_mean(step, x, g, targets, ignore_index, no_rows, no_rows, tuning, PLAIN)
     if bad >= 0:
         return bad, 0.0
-    call, numbers = blocks_of(len(targets), x.shape[1], step)
-    fill_plain(call, numbers, x, g, targets, losses, ignore_index, tuning, n_valid)
     share(function, call, numbers, step, block)
-    return -1, sum_rows(losses) / n_valid if n_valid > 0 else np.nan
+    return end_mean(losses, divisor)
+
+
+@serial
+def solve_mean(function, step, block, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
+    """As ``solve_plain``, with weights and numbers: smoothing, z-loss, softcap (or 0) and scale of the logits."""
+    bad, divisor, losses, call, numbers = begin_mean(
+        step, x, g, targets, ignore_index, weight, sample_weight, tuning, options
+    )
+    if bad >= 0:
+        return bad, 0.0
+    call_work(function, call, numbers, step, 0, len(targets))
+    return end_mean(losses, divisor)
+
+
+@serial
+def solve_mean_shared(function, step, block, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
+    """The same, by all threads."""
+    bad, divisor, losses, call, numbers = begin_mean(
+        step, x, g, targets, ignore_index, weight, sample_weight, tuning, options
+    )
+    if bad >= 0:
+        return bad, 0.0
+    share(function, call, numbers, step, block)
+    return end_mean(losses, divisor)

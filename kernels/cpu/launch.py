@@ -112,28 +112,54 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
     return _run_copied(task, kind, narrow)
 
 
-def plain(logits: Array, targets: Array, grad: Array | None, ignore_index: int) -> tuple[int, float]:
-    """Mean loss of a call without options, all in one step: see ``kernels.solve_plain``.
+class Mean(NamedTuple):
+    """What a mean over class targets may ask for, beside what all do: the options of these names."""
 
-    The arrays are C-contiguous and writeable: logits (N, C) and gradient, int64 targets (N,).
+    weight: Array | None
+    sample_weight: Array | None
+    label_smoothing: float
+    z_loss: float
+    softcap: float  # 0: none
+    logit_scale: float
+
+
+def plain(
+    logits: Array, targets: Array, grad: Array | None, ignore_index: int, mean: Mean | None = None
+) -> tuple[int, float]:
+    """Mean loss over class targets, and its gradient, all in one step: see ``kernels.solve_plain``.
+
+    The arrays are C-contiguous and writeable: logits (N, C) and gradient, int64 targets (N,), and weights of the
+    arithmetic type.
     """
     n_rows, n_classes = logits.shape
     function, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
-    narrow = _is_narrow(n_rows, n_classes)
+    narrow = _is_narrow(n_rows, n_classes, mean is None or _is_even(mean))
     x = logits if view is None else logits.view(view)
     g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
-    result: tuple[int, float]
     if is_small(n_rows, n_classes):
-        step = kernels.GROUPS if narrow else kernels.ROWS
-        result = kernels.solve_plain(function, step, 0, x, g, no_rows, targets, ignore_index, _SMALL)
-        return result
-    step, block, tuning = _plain_way(logits, narrow, grad is not None and grad is not logits)
-    args = (function, step, block, x, g, no_rows, targets, ignore_index, tuning)
-    if block == 0:
-        result = kernels.solve_plain(*args)
+        step, block, tuning = kernels.GROUPS if narrow else kernels.ROWS, 0, _SMALL
     else:
-        result = threads.run(kernels.solve_plain_shared, kernels.solve_plain, args, _alone)
+        step, block, tuning = _plain_way(logits, narrow, grad is not None and grad is not logits)
+    result: tuple[int, float]
+    if mean is None:
+        args = (function, step, block, x, g, no_rows, targets, ignore_index, tuning)
+        result = _call(kernels.solve_plain_shared, kernels.solve_plain, args)
+        return result
+    weight, sample_weight, *options = mean
+    of_classes, of_rows = no_rows if weight is None else weight, no_rows if sample_weight is None else sample_weight
+    with_options = (function, step, block, x, g, targets, ignore_index, of_classes, of_rows, tuning, tuple(options))
+    result = _call(kernels.solve_mean_shared, kernels.solve_mean, with_options)
     return result
+
+
+def _is_even(mean: Mean) -> bool:
+    spread = SMOOTHED if mean.label_smoothing > 0.0 else NONE
+    return are_even(mean.softcap, mean.logit_scale, spread, mean.weight is not None)
+
+
+def _call(shared: Any, serial: Any, args: tuple[Any, ...]) -> Any:
+    """A kernel by all threads or, if the block in ``args`` is empty, by one."""
+    return serial(*args) if args[2] == 0 else threads.run(shared, serial, args, _alone)
 
 
 def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
@@ -151,14 +177,11 @@ def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
     else:
         g, lse, writes = x if fill is logits else fill if view is None else fill.view(view), no_rows, fill is not logits
     if is_small(n_rows, n_classes):
-        kernels.solve_logits(function, kernels.GROUPS if narrow else kernels.ROWS, 0, x, g, lse, kind, _SMALL)
-        return
-    step, block, tuning = _plain_way(logits, narrow, writes)
-    args = (function, step, block, x, g, lse, kind, tuning)
-    if block == 0:
-        kernels.solve_logits(*args)
+        step, block, tuning = kernels.GROUPS if narrow else kernels.ROWS, 0, _SMALL
     else:
-        threads.run(kernels.solve_logits_shared, kernels.solve_logits, args, _alone)
+        step, block, tuning = _plain_way(logits, narrow, writes)
+    args = (function, step, block, x, g, lse, kind, tuning)
+    _call(kernels.solve_logits_shared, kernels.solve_logits, args)
 
 
 _KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX}
@@ -299,9 +322,7 @@ def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> f
         kind,
         (int(streamed), fetch),
     )
-    total: float = (
-        kernels.solve(*args) if block == 0 else threads.run(kernels.solve_shared, kernels.solve, args, _alone)
-    )
+    total: float = _call(kernels.solve_shared, kernels.solve, args)
     return total
 
 
