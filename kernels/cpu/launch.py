@@ -217,8 +217,8 @@ def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
     """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
 
     classes                       64   100   128
-    a lane each                   35    50    61
-    one by one, by short.py       41    55    56
+    a lane each                   36    59    73
+    one by one, by short.py       36    52    57
     one by one, with options      70    84    95
 
     (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing.
