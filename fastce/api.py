@@ -260,7 +260,8 @@ def cross_entropy_with_grad(
     if out is None and grad_output is None and type(aux) is tuple and not aux:
         at_once = plain.mean_loss(logits, targets, grad_out, True, options)
         if at_once is not None:
-            result = _new(CrossEntropyResult, (*at_once, None, None, None, None, None, None, None))
+            mean, grad = at_once
+            result = _new(CrossEntropyResult, (mean, grad, None, None, None, None, None, None, None))
             return result
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(

@@ -121,8 +121,12 @@ def _can_take(out: Any, logits: Array, targets: Array, mean: Any) -> bool:
     """Whether the gradient can be written there without a second thought."""
     if out is not logits and (not _fits(out, logits.dtype, logits.shape) or _overlaps(out, logits)):
         return False
-    weights = () if mean is None else mean[:2]
-    return not any(array is not None and _overlaps(out, array) for array in (targets, *weights))
+    if mean is not None and (
+        (mean.weight is not None and _overlaps(out, mean.weight))
+        or (mean.sample_weight is not None and _overlaps(out, mean.sample_weight))
+    ):
+        return False
+    return not _overlaps(out, targets)
 
 
 def _fits(out: Any, dtype: Any, shape: Any) -> bool:
