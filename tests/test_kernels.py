@@ -15,9 +15,12 @@ from fastce.kernels.cpu import bfloat16, gradient, llvm, maths
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import constants
 from fastce.kernels.cpu.simd import (
+    float64_at,
     lane_buffer,
     lanes,
     load,
+    load_all,
+    load_float64,
     load_lanes,
     load_part,
     pointer,
@@ -315,6 +318,29 @@ def test_lanes_that_are_not_loaded_are_0(memory, dtype):
         out = guarded(np.float64 if memory == np.float64 else np.float32, width)
         load_only(x, out, 2, n)
         np.testing.assert_array_equal(out, [*range(1, n + 1), *[0] * (width - n)])
+
+
+@njit
+def spread_and_widen(x, out, out64, i):
+    store(pointer(out), 0, load_all(pointer(x), i))
+    wide = float64_at(pointer(out64), 2)
+    for j in range(2):
+        wide[j] = 1 / (j + 3)
+    store(wide, 0, load_float64(pointer(out), wide) + 1.0)
+
+
+@MEMORY
+def test_one_element_in_all_lanes_and_float64_among_others(memory, dtype):
+    width = 8 if memory == np.float64 else 16
+    arithmetic = np.float64 if memory == np.float64 else np.float32
+    x = np.arange(1, 4 * width + 1).astype(dtype).view(memory)
+    out, out64 = np.zeros(width, arithmetic), np.zeros(2 * width + 2, arithmetic)
+    spread_and_widen(x, out, out64, 5)
+    np.testing.assert_array_equal(out, 6)
+    np.testing.assert_array_equal(out64[:2], 0)
+    np.testing.assert_array_equal(
+        out64[2:][: width * 8 // out.itemsize].view(np.float64), [4 / 3, 5 / 4, *[1] * (width - 2)]
+    )
 
 
 SIXTEEN_BITS = pytest.mark.parametrize(("memory", "dtype"), [(np.uint16, np.float16), (np.int16, ml_dtypes.bfloat16)])

@@ -78,7 +78,7 @@ def largest_of_short(call, x0, first, n, table):
     """The largest logits of rows ``first`` to ``first + n``, to where ``look_short`` finds them.
 
     Between the ends of a group's rows and their gradients, which wait for these, the processor has little to do: then
-    is the time to look for the next group's (100 and 1,000 classes, one thread: 5 %).
+    is the time to look for the next group's (100 classes, one thread: 5 %).
     """
     apart()
     for r in range(n):

@@ -37,7 +37,7 @@ from .simd import (
 from .table import KEPT
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
-BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 16 roundings a lane
+BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
 VALUES = BLOCK // 8  # vectors of a block's v, of the type that has the fewest lanes
 
 
