@@ -21,13 +21,12 @@ from fastce.kernels.cpu.simd import (
     load,
     load_all,
     load_float64,
-    load_lanes,
     load_part,
     pointer,
     store,
-    store_lanes,
     store_part,
 )
+from fastce.kernels.cpu.transposed import load_lanes, store_lanes
 from fastce.kernels.formats import FLOAT32, FLOAT64, LOG2E
 
 FLOATS = (np.float32, np.float64)

@@ -50,7 +50,6 @@ from .simd import (
     pointer_at,
     store,
     store_part,
-    to_lanes,
     where,
     widen,
     zeros,
@@ -78,6 +77,7 @@ from .table import (
     TOP,
     WEIGHT_Y,
 )
+from .transposed import to_lanes
 
 
 @inline

@@ -43,7 +43,6 @@ from .gradient import fill, kept_power, no_edge
 from .hessian import across_lanes
 from .maths import constants
 from .simd import (
-    MOST_IN_ROW,
     advance,
     apart,
     arithmetic_at,
@@ -54,23 +53,14 @@ from .simd import (
     iota,
     item_bytes,
     lane_buffer,
-    lane_offsets,
     lanes,
     load,
-    load_lanes,
     load_one,
-    load_rows,
-    pick,
-    place,
     pointer_at,
     prefetch,
     prefetch_write,
-    shortened,
     store,
-    store_lanes,
     store_one,
-    store_rows,
-    to_lanes,
     where,
     widen,
     zeros,
@@ -97,6 +87,18 @@ from .table import (
     TOP,
     WEIGHT_Y,
     cleared,
+)
+from .transposed import (
+    MOST_IN_ROW,
+    lane_offsets,
+    load_lanes,
+    load_rows,
+    pick,
+    place,
+    shortened,
+    store_lanes,
+    store_rows,
+    to_lanes,
 )
 
 MAX_CLASSES, MAX_CLASSES_EVEN = 128, 72  # what the buffers hold, and where short.py takes over: see launch.py

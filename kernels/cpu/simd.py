@@ -30,7 +30,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from ..operators import Compiler, define
 from . import bfloat16
-from .llvm import I1, I8, I32, I64, call_llvm, constant, lanes_from, machine_has, suffix
+from .llvm import I1, I8, I32, I64, call_llvm, lanes_from, machine_has, suffix
 
 VECTOR_BYTES = 64
 
@@ -69,12 +69,12 @@ _ARITHMETIC = {
 }
 
 
-def _vec_of(pointer: types.CPointer) -> Vec:
+def vec_of(pointer: types.CPointer) -> Vec:
     element = _ARITHMETIC[pointer.dtype]
     return Vec(element, VECTOR_BYTES * 8 // element.bitwidth)
 
 
-def _splat(builder: ir.IRBuilder, value: ir.Value, vec: ir.VectorType) -> ir.Value:
+def splat(builder: ir.IRBuilder, value: ir.Value, vec: ir.VectorType) -> ir.Value:
     one = builder.insert_element(ir.Constant(vec, ir.Undefined), value, I32(0))
     return lanes_from(builder, one, one, [0] * vec.count)
 
@@ -85,7 +85,7 @@ def _as_vec(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type
         return context.cast(builder, value, ty, vec)
     if isinstance(ty, Vec):
         return value
-    return _splat(builder, context.cast(builder, value, ty, vec.element), vec.ir)
+    return splat(builder, context.cast(builder, value, ty, vec.element), vec.ir)
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
@@ -110,32 +110,32 @@ def above_or_nan(typingctx: Any, a: Vec, b: types.Number) -> Any:
 @intrinsic
 def zeros(typingctx: Any, pointer: types.CPointer) -> Any:
     """A vector of zeros, of the type that ``load(pointer, ...)`` gives."""
-    vec = _vec_of(pointer)
+    vec = vec_of(pointer)
     return vec(pointer), lambda context, builder, sig, args: ir.Constant(vec.ir, None)
 
 
 @intrinsic
 def zeros64(typingctx: Any, pointer: types.CPointer) -> Any:
     """As ``zeros``, in float64: where sums of many float32 vectors are kept."""
-    vec = _vec_of(pointer).of(types.float64)
+    vec = vec_of(pointer).of(types.float64)
     return vec(pointer), lambda context, builder, sig, args: ir.Constant(vec.ir, None)
 
 
 @intrinsic
 def iota(typingctx: Any, like: Vec) -> Any:
     """The lane numbers 0, 1, 2, ... as integers as wide as the lanes of ``like``."""
-    vec = _int_vec(like)
+    vec = int_vec(like)
     return vec(like), lambda context, builder, sig, args: ir.Constant(vec.ir, list(range(vec.lanes)))
 
 
-def _int_vec(vec: Vec) -> Vec:
+def int_vec(vec: Vec) -> Vec:
     return vec.of(types.int32 if vec.element.bitwidth == 32 else types.int64)
 
 
 @intrinsic
 def bits(typingctx: Any, a: Vec) -> Any:
     """The bits of the floats, as integers of the same width."""
-    vec = _int_vec(a)
+    vec = int_vec(a)
     return vec(a), lambda context, builder, sig, args: builder.bitcast(args[0], vec.ir)
 
 
@@ -263,7 +263,7 @@ def narrow(typingctx: Any, like: types.CPointer, a: Vec) -> Any:
 @intrinsic
 def lanes(typingctx: Any, base: types.CPointer) -> Any:
     """How many elements ``load(base, ...)`` gives."""
-    n = _vec_of(base).lanes
+    n = vec_of(base).lanes
     return types.int64(base), lambda context, builder, sig, args: I64(n)
 
 
@@ -276,7 +276,7 @@ def lanes_of(typingctx: Any, a: Vec) -> Any:
 @intrinsic
 def item_bytes(typingctx: Any, base: types.CPointer) -> Any:
     """How far apart the elements lie."""
-    n = _item_bytes(base)
+    n = size_of(base)
     return types.int64(base), lambda context, builder, sig, args: I64(n)
 
 
@@ -411,7 +411,7 @@ def float64_at(typingctx: Any, base: types.CPointer, index: types.Integer) -> An
     ty = types.CPointer(types.float64)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        start = _address(builder, args[0], _memory_type(base.dtype), args[1])
+        start = element_at(builder, args[0], memory_type(base.dtype), args[1])
         return builder.bitcast(start, context.get_value_type(ty))
 
     return ty(base, types.int64), codegen
@@ -420,7 +420,7 @@ def float64_at(typingctx: Any, base: types.CPointer, index: types.Integer) -> An
 @intrinsic
 def load_float64(typingctx: Any, like: types.CPointer, base: types.CPointer) -> Any:
     """As many float64 as ``load(like, ...)`` gives numbers."""
-    vec = _vec_of(like).of(types.float64)
+    vec = vec_of(like).of(types.float64)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return builder.load(builder.bitcast(args[1], vec.ir.as_pointer()), align=8, typ=vec.ir)
@@ -473,7 +473,8 @@ def address_of(typingctx: Any, array: types.Array) -> Any:
     return types.int64(array), codegen
 
 
-def _address(builder: ir.IRBuilder, base: ir.Value, element: ir.Type, index: ir.Value) -> ir.Value:
+def element_at(builder: ir.IRBuilder, base: ir.Value, element: ir.Type, index: ir.Value) -> ir.Value:
+    """Where the ``index``-th of elements of a type lies, of which ``base`` is the first."""
     typed = builder.bitcast(base, element.as_pointer())
     return builder.gep(typed, [index])
 
@@ -483,22 +484,22 @@ def advance(typingctx: Any, base: types.CPointer, n_bytes: types.Integer) -> Any
     """``base`` moved by a number of bytes (rows may lie at any distance, not only at multiples of an element)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.bitcast(_address(builder, args[0], I8, args[1]), args[0].type)
+        return builder.bitcast(element_at(builder, args[0], I8, args[1]), args[0].type)
 
     return base(base, types.int64), codegen
 
 
-def _item_bytes(base: types.CPointer) -> int:
+def size_of(base: types.CPointer) -> int:
     """Bytes of an element: what it is aligned to, at least."""
     return int(base.dtype.bitwidth) // 8
 
 
-def _memory_type(element: types.Type) -> ir.Type:
+def memory_type(element: types.Type) -> ir.Type:
     kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
     return kinds.get(element) or ir.IntType(element.bitwidth)
 
 
-def _decode(context: Any, builder: ir.IRBuilder, raw: ir.Value, element: types.Type, vec: Vec) -> ir.Value:
+def decode(context: Any, builder: ir.IRBuilder, raw: ir.Value, element: types.Type, vec: Vec) -> ir.Value:
     """What lies in memory (``vec.lanes`` of it), as numbers of ``vec.element``."""
 
     def lanes_of(kind: ir.Type) -> ir.Type:
@@ -515,7 +516,7 @@ def _decode(context: Any, builder: ir.IRBuilder, raw: ir.Value, element: types.T
     return builder.fptrunc(value, vec.ir) if bits_now > vec.element.bitwidth else value
 
 
-def _encode(context: Any, builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.Value:
+def encode(context: Any, builder: ir.IRBuilder, value: ir.Value, element: types.Type) -> ir.Value:
     """Numbers as they lie in memory, rounded to nearest even."""
 
     def lanes_of(kind: ir.Type) -> ir.Type:
@@ -532,10 +533,10 @@ def _load(vec: Vec, base: types.CPointer, at: int) -> Any:
     """Code that loads ``vec.lanes`` elements from ``args[at]`` + ``args[at + 1]`` as numbers of ``vec.element``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw_type = ir.VectorType(_memory_type(base.dtype), vec.lanes)
-        start = _address(builder, args[at], raw_type.element, args[at + 1])
-        raw = builder.load(builder.bitcast(start, raw_type.as_pointer()), align=_item_bytes(base), typ=raw_type)
-        return _decode(context, builder, raw, base.dtype, vec)
+        raw_type = ir.VectorType(memory_type(base.dtype), vec.lanes)
+        start = element_at(builder, args[at], raw_type.element, args[at + 1])
+        raw = builder.load(builder.bitcast(start, raw_type.as_pointer()), align=size_of(base), typ=raw_type)
+        return decode(context, builder, raw, base.dtype, vec)
 
     return codegen
 
@@ -544,38 +545,38 @@ def _load_part(vec: Vec, base: types.CPointer, at: int) -> Any:
     """As ``_load``, the first ``args[at + 2]`` lanes; the others are 0."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw_type = ir.VectorType(_memory_type(base.dtype), vec.lanes)
-        start = builder.bitcast(_address(builder, args[at], raw_type.element, args[at + 1]), raw_type.as_pointer())
-        mask = _first_lanes(builder, vec.lanes, args[at + 2])
+        raw_type = ir.VectorType(memory_type(base.dtype), vec.lanes)
+        start = builder.bitcast(element_at(builder, args[at], raw_type.element, args[at + 1]), raw_type.as_pointer())
+        mask = first_lanes(builder, vec.lanes, args[at + 2])
         name = f"llvm.masked.load.{suffix(raw_type)}.p0"
-        operands = [start, I32(_item_bytes(base)), mask, ir.Constant(raw_type, None)]
-        return _decode(context, builder, call_llvm(builder, name, raw_type, operands), base.dtype, vec)
+        operands = [start, I32(size_of(base)), mask, ir.Constant(raw_type, None)]
+        return decode(context, builder, call_llvm(builder, name, raw_type, operands), base.dtype, vec)
 
     return codegen
 
 
-def _first_lanes(builder: ir.IRBuilder, lanes: int, n: ir.Value) -> ir.Value:
+def first_lanes(builder: ir.IRBuilder, lanes: int, n: ir.Value) -> ir.Value:
     """The mask of the first ``n`` lanes; in 32 bits, of which a comparison takes half the instructions."""
     n = builder.select(builder.icmp_signed("<", n, I64(lanes)), n, I64(lanes))
     numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(n, I32), numbers.type))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(n, I32), numbers.type))
 
 
 @intrinsic
 def load(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
     """The vector of elements ``base[index], base[index + 1], ...``."""
-    vec = _vec_of(base)
+    vec = vec_of(base)
     return vec(base, types.int64), _load(vec, base, 0)
 
 
 @intrinsic
 def load_all(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
     """The element ``base[index]`` in every lane: from memory that costs no arithmetic, from a register it does."""
-    vec = _vec_of(base)
+    vec = vec_of(base)
     one = _load(Vec(vec.element, 1), base, 0)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return _splat(builder, builder.extract_element(one(context, builder, sig, args), I32(0)), vec.ir)
+        return splat(builder, builder.extract_element(one(context, builder, sig, args), I32(0)), vec.ir)
 
     return vec(base, types.int64), codegen
 
@@ -583,14 +584,14 @@ def load_all(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
 @intrinsic
 def load_like(typingctx: Any, like: types.CPointer, base: types.CPointer, index: types.Integer) -> Any:
     """As ``load(base, index)``, but as many elements, and computed in the same type, as ``load(like, ...)`` gives."""
-    vec = _vec_of(like)
+    vec = vec_of(like)
     return vec(like, base, types.int64), _load(vec, base, 1)
 
 
 @intrinsic
 def load_part(typingctx: Any, base: types.CPointer, index: types.Integer, n: types.Integer) -> Any:
     """As ``load``, the first ``n`` lanes only: memory beyond is not touched, those lanes are 0."""
-    vec = _vec_of(base)
+    vec = vec_of(base)
     return vec(base, types.int64, types.int64), _load_part(vec, base, 0)
 
 
@@ -599,7 +600,7 @@ def load_part_like(
     typingctx: Any, like: types.CPointer, base: types.CPointer, index: types.Integer, n: types.Integer
 ) -> Any:
     """As ``load_like``, the first ``n`` lanes only."""
-    vec = _vec_of(like)
+    vec = vec_of(like)
     return vec(like, base, types.int64, types.int64), _load_part(vec, base, 1)
 
 
@@ -608,9 +609,9 @@ def store(typingctx: Any, base: types.CPointer, index: types.Integer, value: Vec
     """Write the vector to ``base[index], base[index + 1], ...``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = _encode(context, builder, args[2], base.dtype)
-        start = _address(builder, args[0], _memory_type(base.dtype), args[1])
-        builder.store(raw, builder.bitcast(start, raw.type.as_pointer()), align=_item_bytes(base))
+        raw = encode(context, builder, args[2], base.dtype)
+        start = element_at(builder, args[0], memory_type(base.dtype), args[1])
+        builder.store(raw, builder.bitcast(start, raw.type.as_pointer()), align=size_of(base))
         return context.get_dummy_value()
 
     return types.void(base, types.int64, value), codegen
@@ -624,13 +625,13 @@ def stream(typingctx: Any, base: types.CPointer, index: types.Integer, value: Ve
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = _encode(context, builder, args[2], base.dtype)
+        raw = encode(context, builder, args[2], base.dtype)
         if base.dtype == types.uint16 and machine_has(context, "f16c"):
             # LLVM would let the instruction that makes float16 write it, which only goes through the caches: assembly
             # that is empty keeps them apart (32,768 x 1,000 on two threads, nanoseconds: .23 in place of .27).
             raw = builder.asm(ir.FunctionType(raw.type, [raw.type]), "", "=v,0", [raw], False)
-        start = builder.bitcast(_address(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
-        written = builder.store(raw, start, align=_item_bytes(base) * value.lanes)
+        start = builder.bitcast(element_at(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
+        written = builder.store(raw, start, align=size_of(base) * value.lanes)
         written.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
         return context.get_dummy_value()
 
@@ -653,8 +654,8 @@ def until_aligned(typingctx: Any, base: types.CPointer) -> Any:
     """How many elements lie before the first place where ``stream`` may write."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        size = _item_bytes(base)
-        ahead = builder.and_(builder.neg(builder.ptrtoint(args[0], I64)), I64(size * _vec_of(base).lanes - 1))
+        size = size_of(base)
+        ahead = builder.and_(builder.neg(builder.ptrtoint(args[0], I64)), I64(size * vec_of(base).lanes - 1))
         return builder.udiv(ahead, I64(size))
 
     return types.int64(base), codegen
@@ -665,11 +666,11 @@ def store_part(typingctx: Any, base: types.CPointer, index: types.Integer, n: ty
     """As ``store``, the first ``n`` lanes only; memory beyond is not touched."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw = _encode(context, builder, args[3], base.dtype)
-        start = builder.bitcast(_address(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
-        mask = _first_lanes(builder, value.lanes, args[2])
+        raw = encode(context, builder, args[3], base.dtype)
+        start = builder.bitcast(element_at(builder, args[0], raw.type.element, args[1]), raw.type.as_pointer())
+        mask = first_lanes(builder, value.lanes, args[2])
         name = f"llvm.masked.store.{suffix(raw.type)}.p0"
-        call_llvm(builder, name, ir.VoidType(), [raw, start, I32(_item_bytes(base)), mask])
+        call_llvm(builder, name, ir.VoidType(), [raw, start, I32(size_of(base)), mask])
         return context.get_dummy_value()
 
     return types.void(base, types.int64, types.int64, value), codegen
@@ -697,8 +698,8 @@ def store_one(typingctx: Any, base: types.CPointer, index: types.Integer, value:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         one = builder.insert_element(ir.Constant(Vec(result, 1).ir, ir.Undefined), args[2], I32(0))
-        raw = builder.extract_element(_encode(context, builder, one, base.dtype), I32(0))
-        builder.store(raw, _address(builder, args[0], raw.type, args[1]), align=_item_bytes(base))
+        raw = builder.extract_element(encode(context, builder, one, base.dtype), I32(0))
+        builder.store(raw, element_at(builder, args[0], raw.type, args[1]), align=size_of(base))
         return context.get_dummy_value()
 
     return types.void(base, types.int64, result), codegen
@@ -706,7 +707,7 @@ def store_one(typingctx: Any, base: types.CPointer, index: types.Integer, value:
 
 def _prefetch(base: types.CPointer, write: int) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        start = builder.bitcast(_address(builder, args[0], _memory_type(base.dtype), args[1]), I8.as_pointer())
+        start = builder.bitcast(element_at(builder, args[0], memory_type(base.dtype), args[1]), I8.as_pointer())
         call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [start, I32(write), I32(3 if write else 2), I32(1)])
         return context.get_dummy_value()
 
@@ -728,248 +729,13 @@ def prefetch_write(typingctx: Any, base: types.CPointer, index: types.Integer) -
     return _prefetch(base, write=1)
 
 
-# --- several rows at once: row r in lane r ---------------------------------------------------------------------------
-
-
 @intrinsic(prefer_literal=True)
 def lane_buffer(typingctx: Any, like: types.CPointer, n_vectors: types.IntegerLiteral) -> Any:
     """Room on the stack for ``n_vectors`` (a constant) vectors of the type that ``load(like, ...)`` gives."""
-    vec = _vec_of(like)
+    vec = vec_of(like)
     room = ir.ArrayType(vec.ir, n_vectors.literal_value)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         return builder.bitcast(cgutils.alloca_once(builder, room), vec.ir.element.as_pointer())
 
     return types.CPointer(vec.element)(like, n_vectors), codegen
-
-
-def _room(element: ir.Type, count: int) -> Any:
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(element, count)), element.as_pointer())
-
-    return codegen
-
-
-@intrinsic
-def lane_offsets(typingctx: Any) -> Any:
-    """Room on the stack for one int64 a lane."""
-    return types.CPointer(types.int64)(), _room(I64, 16)
-
-
-def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
-    """The columns of a square of vectors: each stage interleaves rows that are half the square apart."""
-    n = len(rows)
-    low = [lane // 2 + (lane % 2) * n for lane in range(n)]
-    high = [n // 2 + lane for lane in low]
-    stages = n.bit_length() - 1
-    for _ in range(stages):
-        pairs = [(rows[r], rows[r + n // 2]) for r in range(n // 2)]
-        rows = [lanes_from(builder, a, b, half) for a, b in pairs for half in (low, high)]
-    return rows
-
-
-def _row_starts(builder: ir.IRBuilder, base: types.CPointer, args: Any, vec: Vec) -> list[ir.Value]:
-    """Addresses of element ``args[2]`` of the rows that lie ``args[1][lane]`` bytes from ``args[0]``."""
-    starts = []
-    for lane in range(vec.lanes):
-        offset = builder.load(_address(builder, args[1], I64, I64(lane)), typ=I64)
-        starts.append(_address(builder, _address(builder, args[0], I8, offset), _memory_type(base.dtype), args[2]))
-    return starts
-
-
-@intrinsic
-def load_lanes(
-    typingctx: Any,
-    base: types.CPointer,
-    offsets: types.CPointer,
-    index: types.Integer,
-    n: types.Integer,
-    buffer: types.CPointer,
-) -> Any:
-    """Elements ``index`` ... ``index + n - 1`` of one row a lane, into ``n`` vectors at ``buffer[index * lanes]``.
-
-    Row ``r`` starts ``offsets[r]`` bytes behind ``base``; ``n`` is at most the number of lanes. Rows are loaded whole
-    and transposed in registers: for 16 x 16 numbers 64 shuffles, where single loads would take 256.
-    """
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        raw_type = ir.VectorType(_memory_type(base.dtype), vec.lanes)
-        name = f"llvm.masked.load.{suffix(raw_type)}.p0"
-        mask = _first_lanes(builder, vec.lanes, args[3])
-        fixed = [I32(_item_bytes(base)), mask, ir.Constant(raw_type, None)]
-        rows = [
-            _decode(context, builder, call_llvm(builder, name, raw_type, [start, *fixed]), base.dtype, vec)
-            for start in _row_starts(builder, base, args, vec)
-        ]
-        for j, column in enumerate(_transposed(builder, rows)):
-            at = _address(builder, args[4], vec.ir, builder.add(args[2], I64(j)))
-            builder.store(column, at, align=VECTOR_BYTES)
-        return context.get_dummy_value()
-
-    return types.void(base, offsets, types.int64, types.int64, buffer), codegen
-
-
-@intrinsic
-def store_lanes(
-    typingctx: Any,
-    base: types.CPointer,
-    offsets: types.CPointer,
-    index: types.Integer,
-    n: types.Integer,
-    buffer: types.CPointer,
-) -> Any:
-    """The way back: ``n`` vectors at ``buffer[index * lanes]`` to one row a lane, as in ``load_lanes``."""
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        columns = []
-        for j in range(vec.lanes):
-            at = _address(builder, args[4], vec.ir, builder.add(args[2], I64(j)))
-            columns.append(builder.load(at, align=VECTOR_BYTES, typ=vec.ir))
-        mask = _first_lanes(builder, vec.lanes, args[3])
-        rows = _transposed(builder, columns)
-        for start, row in zip(_row_starts(builder, base, args, vec), rows, strict=True):
-            raw = _encode(context, builder, row, base.dtype)
-            name = f"llvm.masked.store.{suffix(raw.type)}.p0"
-            call_llvm(builder, name, ir.VoidType(), [raw, start, I32(_item_bytes(base)), mask])
-        return context.get_dummy_value()
-
-    return types.void(base, offsets, types.int64, types.int64, buffer), codegen
-
-
-MOST_IN_ROW = 8  # elements of the longest rows that these two take
-
-
-def _for_each_length(builder: ir.IRBuilder, n: ir.Value, write: Callable[[int], None]) -> None:
-    """``write(n)``, of which the code depends on n, for each n there is."""
-    after = builder.append_basic_block()
-    choice = builder.switch(n, after)
-    for length in range(1, MOST_IN_ROW + 1):
-        block = builder.append_basic_block()
-        choice.add_case(I64(length), block)
-        builder.position_at_end(block)
-        write(length)
-        builder.branch(after)
-    builder.position_at_end(after)
-
-
-@intrinsic
-def load_rows(
-    typingctx: Any, base: types.CPointer, start: types.Integer, n: types.Integer, buffer: types.CPointer
-) -> Any:
-    """``load_lanes`` of rows of ``n`` elements that lie one behind the other ``start`` bytes from base.
-
-    Each vector is picked from all that were loaded. (Nanoseconds a row of 5 classes, with all that is computed: 7.6 in
-    place of 9.5; of 8, 9.4 in place of 10.3.)
-    """
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        def load(n: int) -> None:
-            whole = Vec(buffer.dtype, vec.lanes * n)
-            raw_type = ir.VectorType(_memory_type(base.dtype), whole.lanes)
-            at = builder.bitcast(_address(builder, args[0], I8, args[1]), raw_type.as_pointer())
-            raw = builder.load(at, align=_item_bytes(base), typ=raw_type)
-            rows = _decode(context, builder, raw, base.dtype, whole)
-            for j in range(n):
-                column = lanes_from(builder, rows, rows, [lane * n + j for lane in range(vec.lanes)])
-                builder.store(column, _address(builder, args[3], vec.ir, I64(j)), align=VECTOR_BYTES)
-
-        _for_each_length(builder, args[2], load)
-        return context.get_dummy_value()
-
-    return types.void(base, types.int64, types.int64, buffer), codegen
-
-
-@intrinsic
-def store_rows(
-    typingctx: Any, base: types.CPointer, start: types.Integer, n: types.Integer, buffer: types.CPointer
-) -> Any:
-    """The way back, as ``store_lanes``."""
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        def store(n: int) -> None:
-            parts = [
-                builder.load(_address(builder, args[3], vec.ir, I64(j)), align=VECTOR_BYTES, typ=vec.ir)
-                for j in range(n)
-            ]
-            while len(parts) & (len(parts) - 1):  # what is joined pair by pair
-                parts.append(parts[0])
-            while len(parts) > 1:
-                both = list(range(parts[0].type.count * 2))
-                parts = [lanes_from(builder, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-            order = [j * vec.lanes + lane for lane in range(vec.lanes) for j in range(n)]
-            rows = lanes_from(builder, parts[0], parts[0], order)
-            raw = _encode(context, builder, rows, base.dtype)
-            at = builder.bitcast(_address(builder, args[0], I8, args[1]), raw.type.as_pointer())
-            builder.store(raw, at, align=_item_bytes(base))
-
-        _for_each_length(builder, args[2], store)
-        return context.get_dummy_value()
-
-    return types.void(base, types.int64, types.int64, buffer), codegen
-
-
-@intrinsic
-def to_lanes(typingctx: Any, like: types.CPointer, base: types.CPointer, index: types.Integer, n: types.Integer) -> Any:
-    """Integers ``base[index] ... base[index + n - 1]`` (int64), one a lane of ``load(like, ...)``; other lanes 0."""
-    vec = _vec_of(like).of(types.int64)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        start = _address(builder, args[1], I64, args[2])
-        operands = [start, I32(8), _first_lanes(builder, vec.lanes, args[3]), ir.Constant(vec.ir, None)]
-        return call_llvm(builder, f"llvm.masked.load.{suffix(vec.ir)}.p0", vec.ir, operands)
-
-    return vec(like, base, types.int64, types.int64), codegen
-
-
-def _places(builder: ir.IRBuilder, start: ir.Value, column: ir.Value, vec: Vec) -> ir.Value:
-    """Addresses, one a lane, of that lane in vector ``column[lane]`` of a buffer."""
-    index_type = ir.VectorType(I64, vec.lanes)
-    index = builder.sext(column, index_type) if column.type != index_type else column
-    index = builder.shl(index, constant(index_type, VECTOR_BYTES.bit_length() - 1))
-    size = vec.element.bitwidth // 8
-    index = builder.add(index, ir.Constant(index_type, list(range(0, vec.lanes * size, size))))
-    start = _splat(builder, builder.ptrtoint(start, I64), index_type)
-    return builder.inttoptr(builder.add(start, index), ir.VectorType(I8.as_pointer(), vec.lanes))
-
-
-@intrinsic
-def pick(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec) -> Any:
-    """Of each lane, in which ``mask`` is true, that lane of vector ``column`` of a buffer; 0 in the others."""
-    vec = Vec(buffer.dtype, column.lanes)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        name = f"llvm.masked.gather.{suffix(vec.ir)}.v{vec.lanes}p0"
-        places = _places(builder, args[0], args[1], vec)
-        operands = [places, I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
-        return call_llvm(builder, name, vec.ir, operands)
-
-    return vec(buffer, column, mask), codegen
-
-
-@intrinsic
-def place(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec, value: Vec) -> Any:
-    """The way back: each lane of ``value``, where ``mask`` is true, to that lane of vector ``column`` of a buffer."""
-    vec = Vec(buffer.dtype, column.lanes)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        name = f"llvm.masked.scatter.{suffix(vec.ir)}.v{vec.lanes}p0"
-        operands = [args[3], _places(builder, args[0], args[1], vec), I32(vec.element.bitwidth // 8), args[2]]
-        call_llvm(builder, name, ir.VoidType(), operands)
-        return context.get_dummy_value()
-
-    return types.void(buffer, column, mask, value), codegen
-
-
-@intrinsic
-def shortened(typingctx: Any, like: Vec, a: Vec) -> Any:
-    """int64 lanes as integers as wide as the lanes of ``like`` (the lower bits)."""
-    vec = _int_vec(like)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return args[1] if a == vec else builder.trunc(args[1], vec.ir)
-
-    return vec(like, a), codegen
