@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.task import Array
+from .kernels.task import Array, divided_by
 
 REDUCTIONS = ("mean", "sum", "none")
 EMPTY = {"nan": math.nan, "zero": 0.0}  # the mean where its denominator is 0
@@ -27,7 +27,7 @@ def scales(
     """Give the kernel's `ce_scale`, `zl_scale` and `zl_ratio`, and what the sum of its row losses is divided by.
 
     Over the valid rows, `weight_sum` adds up sample weight times class weight, and `row_sum` sample weights. With
-    probability targets both are the latter. The gradient of a mean over nothing is 0.
+    probability targets both are the latter.
     """
     if normalizer is not None:
         ce = zl = normalizer
@@ -35,9 +35,7 @@ def scales(
         ce, zl = weight_sum, row_sum if z_loss else weight_sum
     else:
         ce = zl = 1.0
-    if ce == 0 or zl == 0:
-        return 0.0, 0.0, 1.0, 0.0
-    return upstream / ce, upstream / zl, ce / zl, ce
+    return divided_by(ce, zl, upstream)
 
 
 def reduce_rows(total: float, losses: Array, reduction: str, divisor: float, empty: str) -> Any:

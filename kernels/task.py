@@ -54,3 +54,13 @@ class Task(NamedTuple):
         """Give the task of a function of the logits alone."""
         nothing = (None,) * 6
         return cls(logits, *nothing, 0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, grad, None, lse, *nothing)
+
+
+def divided_by(ce: float, zl: float, upstream: float) -> tuple[float, float, float, float]:
+    """Give `ce_scale`, `zl_scale` and `zl_ratio` of a loss whose parts are divided by `ce` and `zl`; and the divisor.
+
+    The sum of the row losses is divided by that, which is 0 for a mean over nothing, whose gradient is 0.
+    """
+    if ce == 0 or zl == 0:
+        return 0.0, 0.0, 1.0, 0.0
+    return upstream / ce, upstream / zl, ce / zl, ce

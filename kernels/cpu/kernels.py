@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import prange, types
 
+from ..task import divided_by
 from .call import GRADIENT, GRADIENTS, INTEGERS, N_ROWS, NUMBERS, PARTS, PLANS, STREAM, WEIGHT, Q, X, fill_blocks
 from .compile import inline, parallel, serial, work
 from .narrow import run_groups
@@ -20,6 +21,8 @@ from .simd import arithmetic_at, call_work, fence, pointer_at
 from .sums import CHUNK
 from .targets import scan, sum_rows
 from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
+
+_divided_by = inline(divided_by)
 
 # What ``work`` is to do with the rows, or chunks of rows, from ``begin`` to ``end``.
 ROWS, GROUPS, LOOK, FINISH, WRITE = range(5)
@@ -145,17 +148,13 @@ def solve_logits_shared(function, step, block, x, g, lse, kind, tuning):
 def begin_mean(step, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
     """The row losses, to fill, and the blocks of a mean over class targets; if all of these are good.
 
-    Gives the position of the first bad one or -1, and what the sum of the losses is divided by: see ``reduction.py``.
+    Gives the position of the first bad one or -1, and what the sum of the losses is divided by.
     """
     losses, nothing, integers, matrix = np.empty(len(targets), weight.dtype), weight[:0], targets[:0], x[:0]
     bad, _, weight_sum, row_sum = scan(targets, x.shape[1], ignore_index, weight, sample_weight)
     call, numbers = blocks_of(len(targets), x.shape[1], step)
     smoothing, z_loss, softcap, logit_scale = options
-    if z_loss == 0.0:
-        row_sum = weight_sum
-    ce_scale, zl_scale, zl_ratio, divisor = 0.0, 0.0, 1.0, 0.0
-    if weight_sum != 0.0 and row_sum != 0.0:
-        ce_scale, zl_scale, zl_ratio, divisor = 1.0 / weight_sum, 1.0 / row_sum, weight_sum / row_sum, weight_sum
+    ce_scale, zl_scale, zl_ratio, divisor = _divided_by(weight_sum, row_sum if z_loss != 0.0 else weight_sum, 1.0)
     fill_blocks(
         call, numbers, x, g, matrix, matrix, (len(targets), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
         targets, ignore_index, weight, (sample_weight, nothing, nothing), (losses, nothing, nothing, nothing),
