@@ -69,5 +69,6 @@ def _digest(data: bytes) -> bytes:
 @cache
 def digest_of_sources(folder: Path) -> str:
     """Digest of all that a folder's kernels are made of (of nothing in a zip file, which has a stamp as a whole)."""
-    files = [*sorted(folder.glob("*.py")), *(folder.parent / name for name in ("formats.py", "operators.py"))]
+    shared = [folder.parent / name for name in ("formats.py", "operators.py", "task.py")]
+    files = [*sorted(folder.glob("*.py")), *shared]
     return _digest(b"".join(path.read_bytes() for path in files if path.exists())).hex()
