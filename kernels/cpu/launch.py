@@ -221,7 +221,9 @@ def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
     one by one, by short.py       36    52    57
     one by one, with options      70    84    95
 
-    (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing.
+    (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing. A lane
+    each takes any layout, of which the others need a copy: 96 classes that lie first, on two threads, 81 and 265. The
+    same bits in any layout mean the same way, so that short.py begins a little late.
     """
     return n_classes <= 16 or (n_classes <= (MAX_CLASSES_EVEN if even else MAX_CLASSES) and n_rows >= 8)
 

@@ -101,7 +101,7 @@ from .transposed import (
     to_lanes,
 )
 
-MAX_CLASSES, MAX_CLASSES_EVEN = 128, 72  # what the buffers hold, and where short.py takes over: see launch.py
+MAX_CLASSES, MAX_CLASSES_EVEN = 128, 96  # what the buffers hold, and where short.py takes over: see launch.py
 ONE_SUM = 16  # terms of the longest rows that are summed in the arithmetic type alone
 # Classes: what belongs to a target is picked beside what is computed of all. (By its address, it would have to wait
 # until what lies there is written: with 2 to 10 classes 5 to 8 % longer. With more, there is more to compare.)
