@@ -121,13 +121,17 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         done = False
         for start in range(0, n, together):
             stop = min(start + together, n)
+            early = short and call[LSE] + call[ENTROPY] == 0
+            if early:
+                enter(call, numbers, x0, q0, weight, first, start, stop, table)
             done = short and look_short(call, numbers, x0, g0, group, start, stop)
             if not done and n_classes <= CHUNK:
                 look(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, start, stop, before)
             elif not done:
                 for r in range(start, stop):
                     look_by_chunks(call, numbers, x0, g0, q0, weight, group, r, before)
-            enter(call, numbers, x0, q0, weight, first, start, stop, table)
+            if not early:
+                enter(call, numbers, x0, q0, weight, first, start, stop, table)
         if wait:  # the memory is busy meanwhile (2 %)
             ahead = advance(row_start(call, x0, 0, X_STEP, first + n if first + n < end else first), call[FETCH])
             for j in range(0, AHEAD * lanes(x0), lanes(x0)):

@@ -29,10 +29,12 @@ from .maths import constants
 from .simd import (
     apart,
     count_true,
+    float64_at,
     iota,
     lanes,
     load,
     load_all,
+    load_float64,
     prefetch_write,
     store,
     store_one,
@@ -44,7 +46,7 @@ from .simd import (
 )
 from .stats import shift_of
 from .sums import BLOCK, even_end, even_vector, larger, largest_from, largest_logit
-from .table import AHEAD, AT_TARGET, BASE, FACTOR, KEPT, LEAST, LEFT, LINEAR, MAGIC, POWER, SCALE, SPREAD, TOP, put_sums
+from .table import AHEAD, AT_TARGET, BASE, FACTOR, KEPT, LEAST, LEFT, LINEAR, MAGIC, POWER, SCALE, REST, SPREAD, TIES, TOP
 
 FEW = 16  # vectors of the longest rows taken this way where gradients go past the caches, or are not asked for
 
@@ -124,6 +126,7 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     store(table, BASE * width, where(mine, 0.0, load(table, BASE * width)))
     store(table, MAGIC * width, c.one - k)
     store(table, LEAST * width, (k + c.lowest) * (1.0 / o.hi))
+    rests, ties = load_float64(x0, float64_at(table, REST * width)), load(table, TIES * width)
     for r in range(start, stop):
         i = group.first + r
         i_next = i + group.size
@@ -157,15 +160,17 @@ def look_short(call, numbers, x0, g0, group, start, stop):
             if q >= whole:
                 break
             s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-        rest, ties, linear_sum = even_end(
+        rest, ties_r, linear_sum = even_end(
             x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
         )
         if scan:
             ignored = target_of(call, i_next)[1]
             table[AHEAD * width + r] = 0.0 if ignored else largest_from(ahead, whole, n, later)
-        put_sums(x, table, r, rest, ties)
+        rests, ties = where(iota(rests) == r, rest, rests), where(iota(ties) == r, ties_r, ties)
         if o.spread != NONE:
             table[LINEAR * width + r], table[SPREAD * width + r] = o.share * linear_sum, o.share * n
+    store(float64_at(table, REST * width), 0, rests)
+    store(table, TIES * width, ties)
     return True
 
 
