@@ -29,12 +29,11 @@ from .maths import constants
 from .simd import (
     apart,
     count_true,
-    float64_at,
     iota,
     lanes,
     load,
     load_all,
-    load_float64,
+    load_part,
     prefetch_write,
     store,
     store_one,
@@ -46,7 +45,7 @@ from .simd import (
 )
 from .stats import shift_of
 from .sums import BLOCK, even_end, even_vector, larger, largest_from, largest_logit
-from .table import AHEAD, AT_TARGET, BASE, FACTOR, KEPT, LEAST, LEFT, LINEAR, MAGIC, POWER, SCALE, REST, SPREAD, TIES, TOP
+from .table import AHEAD, AT_TARGET, BASE, FACTOR, KEPT, LEAST, LEFT, LINEAR, MAGIC, POWER, SCALE, SPREAD, TOP, put_sums
 
 FEW = 16  # vectors of the longest rows taken this way where gradients go past the caches, or are not asked for
 
@@ -56,7 +55,7 @@ def are_short(call, numbers, x):
     """Whether the rows of a call can be taken this way."""
     vectors = (call[N_CLASSES] + lanes(x) - 1) // lanes(x)
     most = KEPT if call[GRADIENT] != 0 and call[STREAM] == 0 else FEW
-    return vectors <= most and call[KIND] != LOG_SOFTMAX and options_of(call, numbers, x).even
+    return vectors <= most and options_of(call, numbers, x).even
 
 
 @inline
@@ -93,13 +92,13 @@ def _block(scan, spread, args):
 
     (LLVM does not take what is the same for all rows out of this loop by itself.)
     """
-    x, g, first, last, o, fetch, magic, least, mark, middle, others, kept, keep, ahead, later = args
+    x, g, first, last, o, fetch, magic, least, mark, middle, others, kept, keep, writes, ahead, later = args
     a, b, below = zeros(x), zeros(x), zeros(x)
     for j in range(first, last, lanes(x)):
         v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
         if scan:
             later = larger(load(ahead, j), later)
-        if keep:
+        if writes:
             prefetch_write(g, j)
         if spread:
             below = below + (v - middle)
@@ -114,7 +113,8 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     """
     apart()
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
-    c, fetch, keep = constants(zeros(x0)), call[FETCH], call[GRADIENT] != 0
+    c, fetch, writes = constants(zeros(x0)), call[FETCH], call[GRADIENT] != 0
+    keep = writes and call[KIND] != LOG_SOFTMAX
     whole = n // width * width
     mine = (iota(zeros(x0)) >= start) & (iota(zeros(x0)) < stop)
     top = where(mine, load(table, AHEAD * width), load(table, TOP * width))
@@ -126,7 +126,6 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     store(table, BASE * width, where(mine, 0.0, load(table, BASE * width)))
     store(table, MAGIC * width, c.one - k)
     store(table, LEAST * width, (k + c.lowest) * (1.0 / o.hi))
-    rests, ties = load_float64(x0, float64_at(table, REST * width)), load(table, TIES * width)
     for r in range(start, stop):
         i = group.first + r
         i_next = i + group.size
@@ -147,7 +146,7 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         q = 0
         while True:
             last = min(q + BLOCK, whole)
-            args = x, g, q, last, o, fetch, magic, least, mark, middle, others, kept, keep, ahead, later
+            args = x, g, q, last, o, fetch, magic, least, mark, middle, others, kept, keep, writes, ahead, later
             if scan and o.spread != NONE:
                 a, b, below, others, later = _block(True, True, args)
             elif scan:
@@ -160,24 +159,39 @@ def look_short(call, numbers, x0, g0, group, start, stop):
             if q >= whole:
                 break
             s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-        rest, ties_r, linear_sum = even_end(
+        rest, ties, linear_sum = even_end(
             x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
         )
         if scan:
             ignored = target_of(call, i_next)[1]
             table[AHEAD * width + r] = 0.0 if ignored else largest_from(ahead, whole, n, later)
-        rests, ties = where(iota(rests) == r, rest, rests), where(iota(ties) == r, ties_r, ties)
+        put_sums(x, table, r, rest, ties)
         if o.spread != NONE:
             table[LINEAR * width + r], table[SPREAD * width + r] = o.share * linear_sum, o.share * n
-    store(float64_at(table, REST * width), 0, rests)
-    store(table, TIES * width, ties)
     return True
+
+
+@inline
+def _write_log_softmax(call, x0, g0, group):
+    """As ``gradient._log_softmax``, of the rows of a group."""
+    width, n, table = lanes(x0), call[N_CLASSES], group.table
+    whole = n // width * width
+    for r in range(group.n):
+        x, g = row_start(call, x0, 0, X_STEP, group.first + r), row_start(call, g0, 1, GRADIENT_STEP, group.first + r)
+        top, log_top = load_all(table, TOP * width + r), load_all(table, FACTOR * width + r)
+        for j in range(0, whole, width):
+            store(g, j, (load(x, j) - top) - log_top)
+        if whole < n:
+            store_part(g, whole, n - whole, (load_part(x, whole, n - whole) - top) - log_top)
 
 
 @device
 def write_short(call, numbers, x0, g0, group):
     """As ``gradient.write_rows``, of a whole group that ``look_short`` has looked at."""
     apart()
+    if call[KIND] == LOG_SOFTMAX:
+        _write_log_softmax(call, x0, g0, group)
+        return
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
     far, whole = KEPT * width, n // width * width
     for r in range(group.n):
