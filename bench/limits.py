@@ -115,6 +115,9 @@ ROOM = 14 * 16
 TURNS = 20_000
 
 
+ONE_ROW = 1 << 20  # elements of the rows in the memory of one: the time of a call is far above that of its Python
+
+
 class OneRow(NamedTuple):
     """A call of the kernels, and of how many elements."""
 
@@ -125,7 +128,7 @@ class OneRow(NamedTuple):
 def one_row(case: Case) -> OneRow:
     """Give the call on rows that all lie in the memory of one, which takes the passes that the case does."""
     n_classes = min(case.n_classes, 4096)
-    n_rows, dtype = (1 << 18) // n_classes, dtype_of(case.dtype)
+    n_rows, dtype = ONE_ROW // n_classes, dtype_of(case.dtype)
     if passes_of(case._replace(n_rows=n_rows, n_classes=n_classes)) != passes_of(case):
         raise AssertionError(f"{n_rows} x {n_classes} is not computed as {case} is")
 

@@ -107,6 +107,24 @@ def test_the_same_bits_wherever_classes_lie(rng, name, kind, layout, shape):
     assert_same_result([fastce.softmax(layout(logits))], [fastce.softmax(logits)])
 
 
+@pytest.mark.parametrize("function", [fastce.softmax, fastce.log_softmax], ids=["softmax", "log_softmax"])
+@EVERY_TYPE
+@EVERY_REGIME
+def test_the_same_bits_of_softmax_and_log_softmax(rng, name, function, shape):
+    logits, _ = case(rng, name, (max(shape[0], LIMITS.serial // shape[1] + 1), shape[1]))
+    expected = function(logits)
+    place = logits.copy()
+    assert_same_result([function(place, out=place)], [expected])
+    assert_same_result([function(np.asfortranarray(logits))], [expected])
+    assert_same_result([function(np.ascontiguousarray(logits[::-1])[::-1])], [expected])
+    n_threads = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        assert_same_result([function(logits)], [expected])
+    finally:
+        numba.set_num_threads(n_threads)
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread only")
 @EVERY_OPTION
 @EVERY_TYPE

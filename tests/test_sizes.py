@@ -1,7 +1,7 @@
 """Any number of classes, any number of rows: where loops end, regimes change and rows are left over."""
 
 import pytest
-from conftest import FLOAT_TYPES, arithmetic_type, assert_grad, assert_loss, float_type
+from conftest import FLOAT_TYPES, arithmetic_type, assert_grad, assert_loss, float_type, oracle
 from rows import CHUNK, KEPT, exactly, random_rows
 
 import fastce
@@ -29,3 +29,5 @@ def test_any_number_of_classes(rng, name, n_rows):
         assert mean.loss.dtype == arithmetic_type(dtype)
         assert_loss(mean.loss, loss.mean())
         assert_grad(mean.grad, grad / n_rows)
+        for function in (fastce.softmax, fastce.log_softmax):
+            assert_grad(function(logits), oracle(function, logits))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import FLOAT_TYPES, arithmetic_type, assert_grad, assert_loss, assert_same, float_type
+from conftest import FLOAT_TYPES, arithmetic_type, assert_grad, assert_loss, assert_same, float_type, oracle
 
 import fastce
 from fastce.problem import AUX
@@ -111,6 +111,27 @@ def test_softmax_and_logsumexp_of_infinities(backend, name):
     np.testing.assert_array_equal(softmax, [[NAN] * 2, [NAN] * 2, [NAN] * 2, [0, 1]])
     log_softmax = fastce.log_softmax(logits, backend=backend).astype(float)
     np.testing.assert_array_equal(log_softmax, [[NAN] * 2, [NAN] * 2, [NAN] * 2, [-INF, 0]])
+
+
+@pytest.mark.parametrize("n_classes", [10, 300, 1000, 5000])
+@pytest.mark.parametrize("function", [fastce.softmax, fastce.log_softmax], ids=["softmax", "log_softmax"])
+@pytest.mark.parametrize("name", FLOAT_TYPES)
+def test_odd_rows_of_softmax_and_log_softmax_beside_others(rng, backend, name, function, n_classes):
+    logits = rng.normal(size=(40, n_classes)).astype(float_type(name))
+    logits[3, 7], logits[4, 2], logits[9], logits[11, 4:] = NAN, INF, -INF, -INF
+    logits[17], logits[18, n_classes - 1] = 30000, -30000
+    logits[20] *= 9000  # (beyond what one multiplication reduces exactly)
+    expected = oracle(function, logits)
+    rounding = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2e-7, "float64": 4e-15}[name]
+    result = function(logits, backend=backend).astype(float)
+    largest = np.abs(np.where(np.isfinite(expected), expected, 0)).max(axis=1, keepdims=True)
+    unit = 2.0**-52 if name == "float64" else 2.0**-23  # of the logits, where exp starts
+    allowed = (
+        rounding + unit * np.abs(np.nan_to_num(logits.astype(float), posinf=0, neginf=0)).max(axis=1)[:, None]
+    ) * largest
+    equal = (result == expected) | (np.isnan(result) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        assert (equal | (np.abs(result - expected) <= allowed)).all()
 
 
 @pytest.mark.parametrize("name", FLOAT_TYPES)

@@ -100,7 +100,7 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
     memory = memory_of(x.dtype)
     adjacent = _adjacent(x) and _adjacent(grad) and _adjacent(q) and _adjacent(hess)
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
-    narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1], _are_even(task, kind))
+    narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1], _are_even(task))
     if q is not None and q.dtype.type is not memory.arithmetic:
         return _run_copied(task, kind, narrow)
     if adjacent:
@@ -170,7 +170,7 @@ def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
     n_rows, n_classes = logits.shape
     function, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
     kind = _KINDS[name]
-    narrow = _is_narrow(n_rows, n_classes, kind != LOG_SOFTMAX)
+    narrow = _is_narrow(n_rows, n_classes)
     x = logits if view is None else logits.view(view)
     if name == "logsumexp":
         g, lse, writes = no_gradient, fill, False
@@ -228,12 +228,11 @@ def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
     return n_classes <= 16 or (n_classes <= (MAX_CLASSES_EVEN if even else MAX_CLASSES) and n_rows >= 8)
 
 
-def _are_even(task: Task, kind: int) -> bool:
+def _are_even(task: Task) -> bool:
     """Whether ``short.py`` takes the rows of a task, and nothing is asked that takes more looks at a row."""
     spread = PROBABILITIES if task.probabilities is not None else SMOOTHED if task.label_smoothing > 0.0 else NONE
     return (
         are_even(task.softcap, task.logit_scale, spread, task.weight is not None)
-        and kind != LOG_SOFTMAX
         and task.argmax is task.correct is task.rank is task.entropy is task.hess is None
     )
 
