@@ -75,10 +75,9 @@ def _part_of(call, x0, g0, c, n, group, r):
 
 
 @inline
-def _block(
-    powers, keep, blend, spread, x, first, last, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
-):
+def block(powers, keep, blend, spread, args):
     """Classes ``first`` to ``last`` of ``_beside``. Constants: ``blend``, the target is among them; ``spread``."""
+    x, first, last, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead = args
     a, b, below = zeros(x), zeros(x), zeros(x)
     for j in range(first, last, lanes(x)):
         d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
@@ -102,73 +101,15 @@ def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept,
         both = max(q, min(last, part.n))
         here = q <= part.y < both
         # (the target is written with the vector that it is in, see gradient.py; asking for it in every vector: 5 %)
+        args = x, q, both, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
         if here and spread:
-            a, b, below, others, m = _block(
-                powers, keep, True, True, x, q, both, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
-            )
+            a, b, below, others, m = block(powers, keep, True, True, args)
         elif here:
-            a, b, below, others, m = _block(
-                powers,
-                keep,
-                True,
-                False,
-                x,
-                q,
-                both,
-                o,
-                fetch,
-                magic,
-                least,
-                mark,
-                middle,
-                others,
-                m,
-                kept,
-                part,
-                ahead,
-            )
+            a, b, below, others, m = block(powers, keep, True, False, args)
         elif spread:
-            a, b, below, others, m = _block(
-                powers,
-                keep,
-                False,
-                True,
-                x,
-                q,
-                both,
-                o,
-                fetch,
-                magic,
-                least,
-                mark,
-                middle,
-                others,
-                m,
-                kept,
-                part,
-                ahead,
-            )
+            a, b, below, others, m = block(powers, keep, False, True, args)
         else:
-            a, b, below, others, m = _block(
-                powers,
-                keep,
-                False,
-                False,
-                x,
-                q,
-                both,
-                o,
-                fetch,
-                magic,
-                least,
-                mark,
-                middle,
-                others,
-                m,
-                kept,
-                part,
-                ahead,
-            )
+            a, b, below, others, m = block(powers, keep, False, False, args)
         for j in range(both, last, width):
             v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
             below = below + (v - middle)

@@ -68,7 +68,7 @@ def looks_ahead(call, x):
 
 
 @inline
-def _put_largest(call, x0, i, r, table):
+def put_largest(call, x0, i, r, table):
     """The largest logit of row ``i``, to where ``look_short`` finds it."""
     ignored, x = target_of(call, i)[1], row_start(call, x0, 0, X_STEP, i)
     table[AHEAD * lanes(x0) + r] = 0.0 if ignored else largest_logit(x, call[N_CLASSES], 1.0)
@@ -83,7 +83,24 @@ def largest_of_short(call, x0, first, n, table):
     """
     apart()
     for r in range(n):
-        _put_largest(call, x0, first + r, r, table)
+        put_largest(call, x0, first + r, r, table)
+
+
+@inline
+def begin_short(call, numbers, x0, table, start, stop):
+    """Put what the sums of rows ``start`` to ``stop`` take into the table; False if logits are huge."""
+    o, c, width = options_of(call, numbers, x0), constants(zeros(x0)), lanes(x0)
+    mine = (iota(zeros(x0)) >= start) & (iota(zeros(x0)) < stop)
+    top = where(mine, load(table, AHEAD * width), load(table, TOP * width))
+    store(table, TOP * width, top)
+    k, base = shift_of(where(mine, top, 0.0), o)
+    if count_true(base != 0.0) > 0:
+        return False
+    store(table, POWER * width, where(mine, k, load(table, POWER * width)))
+    store(table, BASE * width, where(mine, 0.0, load(table, BASE * width)))
+    store(table, MAGIC * width, c.one - k)
+    store(table, LEAST * width, (k + c.lowest) * (1.0 / o.hi))
+    return True
 
 
 @inline
@@ -113,26 +130,18 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     """
     apart()
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
-    c, fetch, writes = constants(zeros(x0)), call[FETCH], call[GRADIENT] != 0
+    fetch, writes = call[FETCH], call[GRADIENT] != 0
     keep = writes and call[KIND] != LOG_SOFTMAX
     whole = n // width * width
-    mine = (iota(zeros(x0)) >= start) & (iota(zeros(x0)) < stop)
-    top = where(mine, load(table, AHEAD * width), load(table, TOP * width))
-    store(table, TOP * width, top)
-    k, base = shift_of(where(mine, top, 0.0), o)
-    if count_true(base != 0.0) > 0:
+    if not begin_short(call, numbers, x0, table, start, stop):
         return False
-    store(table, POWER * width, where(mine, k, load(table, POWER * width)))
-    store(table, BASE * width, where(mine, 0.0, load(table, BASE * width)))
-    store(table, MAGIC * width, c.one - k)
-    store(table, LEAST * width, (k + c.lowest) * (1.0 / o.hi))
     for r in range(start, stop):
         i = group.first + r
         i_next = i + group.size
         scan, ahead = looks_ahead(call, x0) and i_next < group.end, row_start(call, x0, 0, X_STEP, i)
         if target_of(call, i)[1]:
             if scan:
-                _put_largest(call, x0, i_next, r, table)
+                put_largest(call, x0, i_next, r, table)
             continue
         if scan:
             ahead = row_start(call, x0, 0, X_STEP, i_next)
