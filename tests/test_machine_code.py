@@ -110,8 +110,8 @@ HOT = [
     ("write_short", "fused", 1),
     ("general_sums", "fused", 2),
     ("write_rows", "fused", 7),
-    ("_beside_kept", "fused", 4),
-    ("_beside_again", "fused", 4),
+    ("look_streamed", "fused", 4),
+    ("_beside", "fused", 4),
     ("write_hessians", "fused", 2),
     ("across_lanes", "fused", 2),
     ("run_groups", "fused", 5),
@@ -136,7 +136,7 @@ def test_hot_loops_are_vectors_of_fused_multiply_adds(dtype):
 
 @pytest.mark.skipif(syntax_here() != "x86-64", reason="reads the machine code of x86-64")
 @pytest.mark.parametrize("dtype", assembly.ELEMENTS)
-@pytest.mark.parametrize("name", ["_beside_kept", "_beside_again"])
+@pytest.mark.parametrize("name", ["look_streamed", "_beside"])
 def test_what_is_to_go_past_the_caches_does(dtype, name):
     """LLVM forgets that where it finds an instruction that writes in another way."""
     loops = hot_loops(assembly.assembly_of(dtype))
@@ -146,7 +146,7 @@ def test_what_is_to_go_past_the_caches_does(dtype, name):
 
 
 # Where bfloat16 is loaded in hot loops, and in how many of them at least it is stored.
-OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "_beside_kept": 4, "_beside_again": 4}
+OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "look_streamed": 4, "_beside": 4}
 
 
 @pytest.mark.skipif(

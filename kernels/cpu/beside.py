@@ -27,7 +27,7 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .gradient import again, from_kept, kept_of, vector, whole_vectors, with_target, write_ends
+from .gradient import again, vector, whole_vectors, with_target, write_ends
 from .simd import advance, apart, item_bytes, lanes, load, stream, widen, zeros, zeros64
 from .sums import BLOCK, even_end, even_vector, larger, largest_from
 from .table import BASE, FACTOR, Plan, plan_of
@@ -60,14 +60,14 @@ def may_wait(call, numbers, x, group, r):
 @inline
 def _part_of(call, x0, g0, c, n, group, r):
     """Of the gradient of the group's row ``r``, the whole vectors written beside classes ``c`` to ``c + n``."""
-    i, kept = group.first + r, kept_of(group, r)
+    i = group.first + r
     x, g = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i)
     begin, whole = whole_vectors(g, call[N_CLASSES], True)
     first = begin + c
     return Part(
         advance(x, first * item_bytes(x)),
         advance(g, first * item_bytes(g)),
-        advance(kept, first * item_bytes(kept)),
+        group.kept,
         max(0, min(first + n, whole) - first),
         target_of(call, i)[0] - first,
         plan_of(x0, group.table, r),
@@ -76,7 +76,11 @@ def _part_of(call, x0, g0, c, n, group, r):
 
 @inline
 def block(powers, keep, blend, spread, args):
-    """Classes ``first`` to ``last`` of ``_beside``. Constants: ``blend``, the target is among them; ``spread``."""
+    """Sums over classes ``first`` to ``last``, as many of ``part``, and the largest of ``ahead``.
+
+    Constants: whence the ``powers`` of ``part`` are, whether to ``keep`` those of the sums, ``blend``, the target is
+    among the classes of ``part`` (to ask that of every vector: 5 %), and ``spread``.
+    """
     x, first, last, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead = args
     a, b, below = zeros(x), zeros(x), zeros(x)
     for j in range(first, last, lanes(x)):
@@ -89,9 +93,10 @@ def block(powers, keep, blend, spread, args):
     return a, b, below, others, m
 
 
-@inline
-def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead):
+@device
+def _beside(call, numbers, x, n, magic, least, mark, middle, part, ahead, n_ahead):
     """``even_sums`` of ``n`` classes, the vectors of ``part``, and the largest of ``ahead``."""
+    apart()
     o, fetch, width = options_of(call, numbers, x), call[FETCH], lanes(x)
     whole, spread = n // width * width, o.spread != NONE
     s, linear, others, m = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
@@ -100,18 +105,17 @@ def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept,
         last = min(q + BLOCK, whole)
         both = max(q, min(last, part.n))
         here = q <= part.y < both
-        # (the target is written with the vector that it is in, see gradient.py; asking for it in every vector: 5 %)
-        args = x, q, both, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
+        args = x, q, both, o, fetch, magic, least, mark, middle, others, m, part.kept, part, ahead
         if here and spread:
-            a, b, below, others, m = block(powers, keep, True, True, args)
+            a, b, below, others, m = block(again, False, True, True, args)
         elif here:
-            a, b, below, others, m = block(powers, keep, True, False, args)
+            a, b, below, others, m = block(again, False, True, False, args)
         elif spread:
-            a, b, below, others, m = block(powers, keep, False, True, args)
+            a, b, below, others, m = block(again, False, False, True, args)
         else:
-            a, b, below, others, m = block(powers, keep, False, False, args)
+            a, b, below, others, m = block(again, False, False, False, args)
         for j in range(both, last, width):
-            v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+            v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, part.kept, False)
             below = below + (v - middle)
             m = larger(load(ahead, j), m)
         q += BLOCK
@@ -119,37 +123,22 @@ def _beside(powers, keep, call, numbers, x, n, magic, least, mark, middle, kept,
             break
         s, linear = s + (widen(a) + widen(b)), linear + widen(below)
     for j in range(min(part.n, whole), part.n, width):
-        d = vector(powers, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
+        d = vector(again, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, j, with_target(d, part.y - j, part.plan))
     rest, ties, linear_sum = even_end(
-        x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
+        x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, part.kept, False
     )
     return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, m)
 
 
 @device
-def _beside_kept(call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead):
-    apart()
-    return _beside(from_kept, True, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead)
-
-
-@device
-def _beside_again(call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead):
-    apart()
-    return _beside(again, False, call, numbers, x, n, magic, least, mark, middle, kept, part, ahead, n_ahead)
-
-
-@device
-def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, kept, before, r, ahead, n_ahead):
+def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, before, r, ahead, n_ahead):
     """``even_sums`` if ``short``, of row ``r`` of a group, where the same row of the group ``before`` waits.
 
-    Of that, the gradient of as many classes is written, from ``c`` on. Its powers are kept where those of the sums are
-    going to be: they are read first.
+    Of that, the gradient of as many classes is written, from ``c`` on.
     """
     apart()
     part, n_sums, n_ahead = _part_of(call, x0, g0, c, n, before, r), n if short else 0, n_ahead if short else 0
     if c == 0:
         write_ends(call, numbers, x0, g0, before, r)
-    if before.step > 0:
-        return _beside_kept(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
-    return _beside_again(call, numbers, x, n_sums, magic, least, mark, middle, kept, part, ahead, n_ahead)
+    return _beside(call, numbers, x, n_sums, magic, least, mark, middle, part, ahead, n_ahead)

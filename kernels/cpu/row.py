@@ -47,7 +47,7 @@ from .simd import (
     where,
 )
 from .stats import look, look_by_chunks
-from .streamed import look_beside
+from .streamed import look_streamed
 from .sums import CHUNK
 from .table import BASE, DISTANCE, FIELDS, KEPT, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, Group, cleared
 
@@ -113,9 +113,9 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         rows = line, begin, end
 
     wait = call[STREAM] != 0 and not short and n_classes * item_bytes(x0) <= LONGEST
-    beside = wait and keep and options_of(call, numbers, x0).even
+    streamed = wait and keep and options_of(call, numbers, x0).even
     before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
-    if short or beside:
+    if short or streamed:
         largest_of_short(call, x0, begin, min(size, end - begin), table)
     for first in range(begin, end, size):
         n = min(size, end - first)
@@ -125,11 +125,11 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             stop = min(start + together, n)
             # (Before the sums, if it asks for nothing of theirs: a vector that ``finish`` reads, one lane of which has
             # just been written, has to wait until that is in the cache. With 1,000 classes, 2 %.)
-            early = (short or beside) and call[LSE] + call[ENTROPY] == 0
+            early = (short or streamed) and call[LSE] + call[ENTROPY] == 0
             if early:
                 enter(call, numbers, x0, q0, weight, first, start, stop, table)
-            if beside:
-                done = look_beside(call, numbers, x0, g0, q0, weight, group, before)
+            if streamed:
+                done = look_streamed(call, numbers, x0, g0, q0, weight, group, before)
             elif short:
                 done = look_short(call, numbers, x0, g0, group, start, stop)
             if not done and n_classes <= CHUNK:
@@ -144,7 +144,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             for j in range(0, AHEAD * lanes(x0), lanes(x0)):
                 prefetch(ahead, j)
         finish(call, numbers, x0, first, n, table)
-        if (short or beside) and first + n < end and not (done and (beside or looks_ahead(call, x0))):
+        if (short or streamed) and first + n < end and not (done and (streamed or looks_ahead(call, x0))):
             largest_of_short(call, x0, first + n, min(size, end - first - n), group.next_table)
         if call[HESS] != 0:
             write_hessians(call, numbers, x0, q0, weight, np.int64(0), n_classes, first, n, table)

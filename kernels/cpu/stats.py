@@ -110,7 +110,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     for r in range(start, stop):
         i = group.first + r
         ignored = target_of(call, i)[1]
-        waits = not ignored and may_wait(call, numbers, x0, before, r)
+        waits = not ignored and before.step == 0 and may_wait(call, numbers, x0, before, r)
         if r < before.n and c == 0 and not waits:
             write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), call[N_CLASSES], before, r, r + 1)
         if ignored:
@@ -127,7 +127,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         there = there and (waits or call[GRADIENT] == 0)
         if waits:
             rest, ties, linear, later = sums_beside(
-                call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, kept, before, r, ahead, n_ahead
+                call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, before, r, ahead, n_ahead
             )
         elif short:
             rest, ties, linear, later = even_sums(
