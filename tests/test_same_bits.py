@@ -173,10 +173,15 @@ def test_the_same_bits_past_the_caches_and_through_them(rng, monkeypatch, name, 
                 result = fastce.cross_entropy_with_grad(
                     logits, targets, reduction="none", aux=("lse",), grad_out=place, **options
                 )
+                apart = np.full((n_rows, n_classes + 5), 7, dtype)
+                mean = fastce.cross_entropy_with_grad(logits, targets, grad_out=apart[:, 2:-3], **options)
                 results.append((result.loss, result.lse, memory.view(np.uint8).copy()))
+                results[-1] += mean.loss, apart.view(np.uint8)
             assert_same_result(*results)
             assert (memory[:offset] == 7).all()
             assert (memory[offset + logits.size :] == 7).all()
+            assert (apart[:, :2] == 7).all()
+            assert (apart[:, -3:] == 7).all()
 
 
 @EVERY_REGIME
