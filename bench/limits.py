@@ -28,7 +28,7 @@ from numpy.lib.stride_tricks import as_strided
 import fastce
 from fastce.kernels import cpu
 from fastce.kernels.cpu import kernels, launch
-from fastce.kernels.cpu.short import FEW
+from fastce.kernels.cpu.short import THROUGH
 from fastce.kernels.cpu.simd import fma, load, pointer, store
 from fastce.kernels.cpu.table import KEPT
 from fastce.kernels.task import Array, Task
@@ -78,7 +78,8 @@ def passes_of(case: Case) -> tuple[str, ...]:
     if case.function == "forward":
         return "largest logit", "sums"
     powers = "powers kept" if case.n_classes <= 16 * KEPT else "powers again"
-    if case.logits_bytes >= launch.LIMITS.stream and case.n_classes > 16 * FEW:
+    through = THROUGH if case.dtype == "float32" else KEPT
+    if case.logits_bytes >= launch.LIMITS.stream and case.n_classes > 16 * through:
         return (f"gradient beside sums, {powers}",)  # which looks for the largest logit of later rows too
     return "largest logit", "sums, powers kept" if powers == "powers kept" else "sums", f"gradient, {powers}"
 

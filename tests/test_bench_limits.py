@@ -21,6 +21,7 @@ SAVED = README.parent / "bench" / "results" / "limits.json"
     ("function", "shape", "passes"),
     [
         ("gradient", (65536, 10), 5),
+        ("gradient", (262144, 200), ["gradient beside sums, powers kept"]),
         ("gradient", (262144, 100), ["largest logit", "sums, powers kept", "gradient, powers kept"]),
         ("gradient", (1024, 1000), ["largest logit", "sums, powers kept", "gradient, powers kept"]),
         ("gradient", (1, 262144), ["largest logit", "sums", "gradient, powers again"]),
@@ -33,6 +34,11 @@ def test_the_passes_of_a_case(function, shape, passes):
     found = limits.passes_of(Case(function, "float32", *shape))
     assert set(found) <= set(assembly.PASSES)
     assert len(found) == passes if isinstance(passes, int) else list(found) == passes
+
+
+def test_gradients_of_16_bits_go_through_the_caches_where_powers_are_kept():
+    cases = [Case("gradient", "bfloat16", 32768, n) for n in (1000, 4000)]
+    assert [len(limits.passes_of(case)) for case in cases] == [3, 1]
 
 
 @pytest.mark.skipif(syntax_here() != "x86-64", reason="reads the machine code of x86-64")

@@ -2,9 +2,12 @@
 
 Alone, the sums of a row leave the memory waiting while they compute, and its gradient leaves the arithmetic waiting
 while it goes to memory. A vector of each in turn, and both are busy all the time (rows out of cache, nanoseconds an
-element on two threads: with 1,000 classes .27 in place of .30, with 32,000 .26 in place of .28). So is what the sums of
-later rows wait for, their largest logit, looked for here. Through the caches nothing is gained (.25 and .24): there a
-gradient does not wait.
+element on two threads: with 1,000 classes .27 in place of .30, with 32,000 .26 in place of .28; all gradients of a row
+at once past the caches, .42). So is what the sums of later rows wait for, their largest logit, looked for here. Through
+the caches nothing is gained (.25 and .24): there a gradient does not wait.
+
+Here is what all such rows have in common, and those of which the powers are computed again. Of which they are kept:
+``streamed.py``.
 """
 
 from __future__ import annotations
