@@ -78,7 +78,7 @@ def _part_of(call, x0, g0, c, n, group, r):
 
 
 @inline
-def block(powers, keep, blend, spread, args):
+def _block(powers, keep, blend, spread, args):
     """Sums over classes ``first`` to ``last``, as many of ``part``, and the largest of ``ahead``.
 
     Constants: whence the ``powers`` of ``part`` are, whether to ``keep`` those of the sums, ``blend``, the target is
@@ -96,6 +96,18 @@ def block(powers, keep, blend, spread, args):
     return a, b, below, others, m
 
 
+@inline
+def block(powers, keep, blend, spread, args):
+    """``_block``, of which ``blend`` and ``spread`` need not be constants."""
+    if blend and spread:
+        return _block(powers, keep, True, True, args)
+    if blend:
+        return _block(powers, keep, True, False, args)
+    if spread:
+        return _block(powers, keep, False, True, args)
+    return _block(powers, keep, False, False, args)
+
+
 @device
 def _beside(call, numbers, x, n, magic, least, mark, middle, part, ahead, n_ahead):
     """``even_sums`` of ``n`` classes, the vectors of ``part``, and the largest of ``ahead``."""
@@ -109,14 +121,7 @@ def _beside(call, numbers, x, n, magic, least, mark, middle, part, ahead, n_ahea
         both = max(q, min(last, part.n))
         here = q <= part.y < both
         args = x, q, both, o, fetch, magic, least, mark, middle, others, m, part.kept, part, ahead
-        if here and spread:
-            a, b, below, others, m = block(again, False, True, True, args)
-        elif here:
-            a, b, below, others, m = block(again, False, True, False, args)
-        elif spread:
-            a, b, below, others, m = block(again, False, False, True, args)
-        else:
-            a, b, below, others, m = block(again, False, False, False, args)
+        a, b, below, others, m = block(again, False, here, spread, args)
         for j in range(both, last, width):
             v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, part.kept, False)
             below = below + (v - middle)

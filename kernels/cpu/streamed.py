@@ -93,14 +93,7 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
             both = max(q, min(last, part.n))
             args = x, q, both, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
             here = q <= part.y < both
-            if here and spread:
-                a, b, below, others, m = block(from_kept, True, True, True, args)
-            elif here:
-                a, b, below, others, m = block(from_kept, True, True, False, args)
-            elif spread:
-                a, b, below, others, m = block(from_kept, True, False, True, args)
-            else:
-                a, b, below, others, m = block(from_kept, True, False, False, args)
+            a, b, below, others, m = block(from_kept, True, here, spread, args)
             for j in range(both, last, width):
                 v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, True)
                 below = below + (v - middle)
