@@ -22,7 +22,7 @@ class Format(NamedTuple):
     mantissa: int  # bits behind the point
     zero: float  # 1.5 * 2**mantissa: adding it leaves a whole number in the lowest bits
     one: float  # zero + exponent bias: shifted into the exponent, these bits are 2**0
-    lowest: float  # what rounds to the exponent of the smallest normal number
+    lowest: float  # what rounds to an exponent just too small for a normal number
     limit: float  # |K| up to which one fused multiply-add leaves f exact
     tiny: float  # a sum of powers divided by more than this does not overflow
     saturated: float  # tanh(v) == 1 from here on
@@ -38,7 +38,7 @@ FLOAT32 = Format(
     mantissa=23,
     zero=1.5 * 2.0**23,
     one=1.5 * 2.0**23 + 127,
-    lowest=-126.5,
+    lowest=-126.75,
     limit=2.0**16,
     tiny=2.0**-100,
     saturated=10.0,
@@ -59,7 +59,7 @@ FLOAT64 = Format(
     mantissa=52,
     zero=1.5 * 2.0**52,
     one=1.5 * 2.0**52 + 1023,
-    lowest=-1022.5,
+    lowest=-1022.75,
     limit=2.0**40,
     tiny=2.0**-900,
     saturated=20.0,

@@ -13,11 +13,25 @@ import numpy as np
 from numba import prange, types
 
 from ..task import divided_by
-from .call import GRADIENT, GRADIENTS, INTEGERS, N_ROWS, NUMBERS, PARTS, PLANS, STREAM, WEIGHT, Q, X, fill_blocks
+from .call import (
+    GRADIENT,
+    GRADIENTS,
+    INTEGERS,
+    N_CLASSES,
+    N_ROWS,
+    NUMBERS,
+    PARTS,
+    PLANS,
+    STREAM,
+    WEIGHT,
+    Q,
+    X,
+    fill_blocks,
+)
 from .compile import inline, parallel, serial, work
-from .narrow import run_groups
+from .narrow import MOST_WIDE, run_groups
 from .row import run_rows
-from .simd import arithmetic_at, call_work, fence, pointer_at
+from .simd import arithmetic_at, call_work, fence, pointer_at, wide
 from .sums import CHUNK
 from .targets import scan, sum_rows
 from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
@@ -35,7 +49,9 @@ def work_on(element: types.Type) -> Any:
         call, numbers = pointer_at(call_address, np.int64), pointer_at(numbers_address, np.float64)
         x, g = pointer_at(call[X], element), pointer_at(call[GRADIENT], element)
         q, weight = arithmetic_at(call[Q], x), arithmetic_at(call[WEIGHT], x)
-        if step == GROUPS:
+        if step == GROUPS and call[N_CLASSES] <= MOST_WIDE:
+            run_groups(call, numbers, wide(x), wide(g), wide(q), wide(weight), begin, end)
+        elif step == GROUPS:
             run_groups(call, numbers, x, g, q, weight, begin, end)
         elif step == ROWS:
             run_rows(call, numbers, x, g, q, weight, begin, end)

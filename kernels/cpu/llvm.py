@@ -38,3 +38,8 @@ def machine_has(context: Any, *features: str) -> bool:
     """Whether the machine that is compiled for has these extensions, by LLVM's names."""
     there = context.codegen().magic_tuple()[2].split(",")
     return all(f"+{feature}" in there for feature in features)
+
+
+def has_avx512(context: Any) -> bool:
+    """Whether the machine has registers of 512 bits, and instructions that take masks."""
+    return machine_has(context, "avx512f")

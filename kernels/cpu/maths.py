@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from ..formats import FLOAT32, FLOAT64, LN2, LOG2E, Format
 from .compile import inline
-from .simd import bits, fma, from_bits, held, polynomial, to_float, where
+from .simd import above_or_nan, bits, fma, from_bits, has_masks, held, polynomial, to_float, where
 
 
 def constants(v: Any) -> Format:
@@ -66,15 +66,21 @@ def power_parts(v, p, magic, rest):
 
 
 @inline
-def parts_above(v, p, magic, there):
-    """``scale`` and ``r`` of ``power_parts``, both 0 where not ``there`` (``least_power``).
+def parts_above(v, sign, p, magic, least):
+    """``scale`` and ``r`` of ``power_parts``; ``scale`` is 0 where ``sign * v`` is not above ``least``.
 
-    The mask costs nothing: it is part of the first and of the last fused multiply-add. (0 shifted is 0.)
+    Of ``least`` it is 0 anyway: see ``lowest`` in formats.py.
     """
     c = constants(v)
-    t = where(there, fma(v, p.hi, magic), 0.0)
+    if has_masks(v):  # ... which cost nothing: they are part of the first and of the last fused multiply-add
+        there = above_or_nan(v * sign, least)
+        t = where(there, fma(v, p.hi, magic), 0.0)
+        f = fma(v, p.lo, fma(v, p.hi, magic - t))
+        return from_bits(bits(t) << c.mantissa), where(there, fma(f, p.ln2, f * f * polynomial(f, p.exp2)), 0.0)
+    v = where(v * sign < least, least * sign, v)  # one instruction, that keeps NaN
+    t = fma(v, p.hi, magic)
     f = fma(v, p.lo, fma(v, p.hi, magic - t))
-    return from_bits(bits(t) << c.mantissa), where(there, fma(f, p.ln2, f * f * polynomial(f, p.exp2)), 0.0)
+    return from_bits(bits(t) << c.mantissa), fma(f, p.ln2, f * f * polynomial(f, p.exp2))
 
 
 @inline

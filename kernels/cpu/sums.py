@@ -14,10 +14,13 @@ from .compile import device, inline
 from .element import spread_weights, times, value
 from .maths import parts_above
 from .simd import (
-    above_or_nan,
+    NATIVE,
     advance,
     apart,
+    bits,
     fma,
+    from_bits,
+    has_masks,
     iota,
     item_bytes,
     lane_buffer,
@@ -25,9 +28,11 @@ from .simd import (
     largest,
     load,
     load_part,
+    minus_ones,
     prefetch,
     rounded,
     store,
+    to_float,
     total,
     where,
     widen,
@@ -38,7 +43,7 @@ from .table import KEPT
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
-VALUES = BLOCK // 8  # vectors of a block's v, of the type that has the fewest lanes
+VALUES = BLOCK * 8 // NATIVE  # vectors of a block's v, of the type that has the fewest lanes
 
 
 @inline
@@ -93,10 +98,24 @@ def add(v, inside, o, sign, magic, least, mark, a, b, others):
     and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r`` too, for who
     keeps them; ``least`` is the ``sign * v`` of which the power is the smallest normal number.
     """
-    scale, r = parts_above(v, o.powers, magic, above_or_nan(v * sign, least))
+    scale, r = parts_above(v, sign, o.powers, magic, least)
     other = (v != mark) & inside
-    a, b = where(other, a + scale, a), where(other, fma(scale, r, b), b)
-    return a, b, where(other, others + 1.0, others), scale, r
+    if has_masks(v):
+        return (
+            where(other, a + scale, a),
+            where(other, fma(scale, r, b), b),
+            where(other, others + 1.0, others),
+            scale,
+            r,
+        )
+    some = where(other, scale, 0.0)
+    return a + some, fma(some, r, b), from_bits(bits(others) - minus_ones(v, other)), scale, r
+
+
+@inline
+def count_of(others):
+    """How many classes ``add`` counted."""
+    return others if has_masks(others) else to_float(bits(others))
 
 
 @inline
@@ -138,7 +157,7 @@ def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear,
         below = below + where(inside, v - middle, 0.0)
     linear_sum = total(linear + widen(below)) if o.spread != NONE else 0.0
     # (ties in the arithmetic type, in which small whole numbers are exact: to widen and round it is four steps)
-    return total(s + (widen(a) + widen(b))), np.float64(rounded(x, np.float64(n)) - total(others)), linear_sum
+    return total(s + (widen(a) + widen(b))), np.float64(rounded(x, np.float64(n)) - total(count_of(others))), linear_sum
 
 
 @device
@@ -237,4 +256,4 @@ def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middl
     a, b, c, others = _general_block(
         x, whole, n, False, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
     )
-    return total(s + a), n - np.float64(total(others)), total(linear + b), total(spread + c)
+    return total(s + a), n - np.float64(total(count_of(others))), total(linear + b), total(spread + c)

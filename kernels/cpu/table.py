@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compile import inline
-from .simd import float64_at, lanes, store, zeros
+from .simd import NATIVE, float64_at, lanes, store, zeros
 
 # A vector each. What is found in a row first, as in ``Stats`` ...
 (
@@ -39,7 +39,8 @@ from .simd import float64_at, lanes, store, zeros
     FIELDS,
 ) = range(28)  # fmt: skip
 
-KEPT = 128  # vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB
+# Vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB.
+KEPT = 8192 // NATIVE
 
 
 class Stats(NamedTuple):

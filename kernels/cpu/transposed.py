@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 
 from .llvm import I8, I32, I64, call_llvm, constant, lanes_from, suffix
 from .simd import (
-    VECTOR_BYTES,
     Vec,
     decode,
     element_at,
@@ -26,6 +25,7 @@ from .simd import (
     size_of,
     splat,
     vec_of,
+    vector_bytes,
 )
 
 
@@ -74,7 +74,7 @@ def load_lanes(
     Row ``r`` starts ``offsets[r]`` bytes behind ``base``; ``n`` is at most the number of lanes. Rows are loaded whole
     and transposed in registers: for 16 x 16 numbers 64 shuffles, where single loads would take 256.
     """
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
+    vec = vec_of(buffer)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         raw_type = ir.VectorType(memory_type(base.dtype), vec.lanes)
@@ -87,7 +87,7 @@ def load_lanes(
         ]
         for j, column in enumerate(_transposed(builder, rows)):
             at = element_at(builder, args[4], vec.ir, builder.add(args[2], I64(j)))
-            builder.store(column, at, align=VECTOR_BYTES)
+            builder.store(column, at, align=vector_bytes(buffer))
         return context.get_dummy_value()
 
     return types.void(base, offsets, types.int64, types.int64, buffer), codegen
@@ -103,13 +103,13 @@ def store_lanes(
     buffer: types.CPointer,
 ) -> Any:
     """The way back: ``n`` vectors at ``buffer[index * lanes]`` to one row a lane, as in ``load_lanes``."""
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
+    vec = vec_of(buffer)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         columns = []
         for j in range(vec.lanes):
             at = element_at(builder, args[4], vec.ir, builder.add(args[2], I64(j)))
-            columns.append(builder.load(at, align=VECTOR_BYTES, typ=vec.ir))
+            columns.append(builder.load(at, align=vector_bytes(buffer), typ=vec.ir))
         mask = first_lanes(builder, vec.lanes, args[3])
         rows = _transposed(builder, columns)
         for start, row in zip(_row_starts(builder, base, args, vec), rows, strict=True):
@@ -146,7 +146,7 @@ def load_rows(
     Each vector is picked from all that were loaded. (Nanoseconds a row of 5 classes, with all that is computed: 7.6 in
     place of 9.5; of 8, 9.4 in place of 10.3.)
     """
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
+    vec = vec_of(buffer)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         def load(n: int) -> None:
@@ -157,7 +157,7 @@ def load_rows(
             rows = decode(context, builder, raw, base.dtype, whole)
             for j in range(n):
                 column = lanes_from(builder, rows, rows, [lane * n + j for lane in range(vec.lanes)])
-                builder.store(column, element_at(builder, args[3], vec.ir, I64(j)), align=VECTOR_BYTES)
+                builder.store(column, element_at(builder, args[3], vec.ir, I64(j)), align=vector_bytes(buffer))
 
         _for_each_length(builder, args[2], load)
         return context.get_dummy_value()
@@ -170,12 +170,12 @@ def store_rows(
     typingctx: Any, base: types.CPointer, start: types.Integer, n: types.Integer, buffer: types.CPointer
 ) -> Any:
     """The way back, as ``store_lanes``."""
-    vec = Vec(buffer.dtype, VECTOR_BYTES * 8 // buffer.dtype.bitwidth)
+    vec = vec_of(buffer)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         def store(n: int) -> None:
             parts = [
-                builder.load(element_at(builder, args[3], vec.ir, I64(j)), align=VECTOR_BYTES, typ=vec.ir)
+                builder.load(element_at(builder, args[3], vec.ir, I64(j)), align=vector_bytes(buffer), typ=vec.ir)
                 for j in range(n)
             ]
             while len(parts) & (len(parts) - 1):  # what is joined pair by pair
@@ -208,12 +208,12 @@ def to_lanes(typingctx: Any, like: types.CPointer, base: types.CPointer, index: 
     return vec(like, base, types.int64, types.int64), codegen
 
 
-def _places(builder: ir.IRBuilder, start: ir.Value, column: ir.Value, vec: Vec) -> ir.Value:
+def _places(builder: ir.IRBuilder, start: ir.Value, column: ir.Value, buffer: types.CPointer) -> ir.Value:
     """Addresses, one a lane, of that lane in vector ``column[lane]`` of a buffer."""
+    vec, size = vec_of(buffer), size_of(buffer)
     index_type = ir.VectorType(I64, vec.lanes)
     index = builder.sext(column, index_type) if column.type != index_type else column
-    index = builder.shl(index, constant(index_type, VECTOR_BYTES.bit_length() - 1))
-    size = vec.element.bitwidth // 8
+    index = builder.shl(index, constant(index_type, vector_bytes(buffer).bit_length() - 1))
     index = builder.add(index, ir.Constant(index_type, list(range(0, vec.lanes * size, size))))
     start = splat(builder, builder.ptrtoint(start, I64), index_type)
     return builder.inttoptr(builder.add(start, index), ir.VectorType(I8.as_pointer(), vec.lanes))
@@ -226,7 +226,7 @@ def pick(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec) -> Any:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         name = f"llvm.masked.gather.{suffix(vec.ir)}.v{vec.lanes}p0"
-        places = _places(builder, args[0], args[1], vec)
+        places = _places(builder, args[0], args[1], buffer)
         operands = [places, I32(vec.element.bitwidth // 8), args[2], ir.Constant(vec.ir, None)]
         return call_llvm(builder, name, vec.ir, operands)
 
@@ -240,7 +240,12 @@ def place(typingctx: Any, buffer: types.CPointer, column: Vec, mask: Vec, value:
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         name = f"llvm.masked.scatter.{suffix(vec.ir)}.v{vec.lanes}p0"
-        operands = [args[3], _places(builder, args[0], args[1], vec), I32(vec.element.bitwidth // 8), args[2]]
+        operands = [
+            args[3],
+            _places(builder, args[0], args[1], buffer),
+            I32(vec.element.bitwidth // 8),
+            args[2],
+        ]
         call_llvm(builder, name, ir.VoidType(), operands)
         return context.get_dummy_value()
 
