@@ -29,7 +29,7 @@ import fastce
 from fastce.kernels import cpu
 from fastce.kernels.cpu import kernels, launch
 from fastce.kernels.cpu.short import THROUGH
-from fastce.kernels.cpu.simd import fma, load, pointer, store
+from fastce.kernels.cpu.simd import FLOATS, NATIVE, fma, load, pointer, store
 from fastce.kernels.cpu.table import KEPT
 from fastce.kernels.task import Array, Task
 
@@ -77,9 +77,9 @@ def passes_of(case: Case) -> tuple[str, ...]:
         return "rows to lanes", "largest logits of lanes", "sums of lanes", "gradients of lanes", "lanes to rows"
     if case.function == "forward":
         return "largest logit", "sums"
-    powers = "powers kept" if case.n_classes <= 16 * KEPT else "powers again"
+    powers = "powers kept" if case.n_classes <= FLOATS * KEPT else "powers again"
     through = THROUGH if case.dtype == "float32" else KEPT
-    if case.logits_bytes >= launch.LIMITS.stream and case.n_classes > 16 * through:
+    if case.logits_bytes >= launch.LIMITS.stream and case.n_classes > FLOATS * through:
         return (f"gradient beside sums, {powers}",)  # which looks for the largest logit of later rows too
     return "largest logit", "sums, powers kept" if powers == "powers kept" else "sums", f"gradient, {powers}"
 
@@ -155,7 +155,7 @@ def measure(cell: Cell, counts: dict[str, assembly.Counts]) -> Record:
         numbers = np.ones((n_threads, ROOM), np.float32) / np.arange(1, ROOM + 1, dtype=np.float32)
         calls["fused"] = on_threads(partial(fused_on_threads, numbers, TURNS), n_threads)
         calls["fused"]()  # (compiled, there is machine code to look at)
-        values["fused"] = float(n_threads * TURNS * VECTORS * 64 // assembly.register_bytes(fused_loop()[0]))
+        values["fused"] = float(n_threads * TURNS * VECTORS * NATIVE // assembly.register_bytes(fused_loop()[0]))
         values["arithmetic"] = sum(counts[name].arithmetic for name in passes) / 16 * elements
     if len(passes) > 1:  # (a gradient beside sums goes past the caches, whichever memory it is)
         alone = one_row(case)

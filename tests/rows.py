@@ -6,6 +6,7 @@ import pytest
 from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
 from fastce.kernels.cpu.narrow import MAX_CLASSES_EVEN as NARROW_EVEN
 from fastce.kernels.cpu.short import FEW
+from fastce.kernels.cpu.simd import FLOATS
 from fastce.kernels.cpu.sums import CHUNK
 from fastce.kernels.cpu.table import KEPT
 
@@ -18,10 +19,10 @@ REGIMES = {
     "narrowest row": (200, NARROW_EVEN + 1),
     "widest narrow with options": (99, NARROW),
     "narrowest row with options": (99, NARROW + 1),
-    "few vectors": (99, 16 * FEW + 1),
+    "few vectors": (99, FLOATS * FEW + 1),
     "rows": (64, 1000),
     "rows that fill what is kept": (33, 256),
-    "longest rows kept": (9, 16 * KEPT),
+    "longest rows kept": (9, FLOATS * KEPT),
     "rows of some chunks": (9, 2 * CHUNK + 77),
     "wide": (2, 3 * CHUNK + 5),
     "one wide row": (1, 10 * CHUNK + 1),

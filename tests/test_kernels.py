@@ -15,6 +15,7 @@ from fastce.kernels.cpu import bfloat16, gradient, llvm, maths
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import constants
 from fastce.kernels.cpu.simd import (
+    FLOATS,
     float64_at,
     lane_buffer,
     lanes,
@@ -29,7 +30,7 @@ from fastce.kernels.cpu.simd import (
 from fastce.kernels.cpu.transposed import load_lanes, store_lanes
 from fastce.kernels.formats import FLOAT32, FLOAT64, LOG2E
 
-FLOATS = (np.float32, np.float64)
+TYPES = (np.float32, np.float64)
 FORMATS = {np.float32: FLOAT32, np.float64: FLOAT64}
 GUARD = 0x5A  # every byte around what may be written
 
@@ -159,7 +160,7 @@ def test_a_scaled_power_is_rounded_once(dtype, rng):
         assert (out[shifted < tiny] <= tiny).all()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", TYPES)
 def test_exp_below_the_smallest_normal_number_is_that_or_0(dtype):
     tiny = np.finfo(dtype).tiny
     x = np.linspace(np.log(tiny) - 60, np.log(tiny), 10_001).astype(dtype)
@@ -169,14 +170,14 @@ def test_exp_below_the_smallest_normal_number_is_that_or_0(dtype):
     assert (got[x < np.log(tiny) - 1] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", TYPES)
 def test_exp_of_special_values(dtype):
     x = np.array([0, -0.0, -np.inf, np.nan, -np.nan, -1e4, -3e38, -np.finfo(dtype).max], dtype)
     np.testing.assert_array_equal(exp(x), [1, 1, 0, np.nan, np.nan, 0, 0, 0])
     np.testing.assert_array_equal(exp(np.full(16, -np.inf, dtype)), np.zeros(16, dtype))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("share", [-1.0, -0.37, 1e-3, 0.5, 0.99])
 def test_powers_less_a_large_K_are_within_2_ulp(dtype, share, rng):
     """As far from 0 as `limit` allows, where subtracting a rounded maximum would cost most digits."""
@@ -243,7 +244,7 @@ def test_tanh_is_within_4_ulp(dtype, rng):
     assert ulps(tanh(x), np.tanh(x.astype(np.longdouble))).max() <= 4
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", TYPES)
 def test_tanh_of_special_values(dtype):
     largest = np.finfo(dtype).max
     x = np.array([0, -0.0, np.inf, -np.inf, np.nan, largest, -largest], dtype)
@@ -288,9 +289,13 @@ MEMORY = pytest.mark.parametrize(
 )
 
 
+def lanes_of(memory):
+    return FLOATS // 2 if memory == np.float64 else FLOATS
+
+
 @MEMORY
 def test_loads_and_stores_touch_their_lanes_only(memory, dtype):
-    width = 8 if memory == np.float64 else 16
+    width = lanes_of(memory)
     values = np.arange(1, 4 * width + 1).astype(dtype).view(memory)
     for start in (0, 1, 3, width, width + 5):  # aligned and not
         for n in range(-1, width + 3):
@@ -309,7 +314,7 @@ def test_loads_and_stores_touch_their_lanes_only(memory, dtype):
 
 @MEMORY
 def test_lanes_that_are_not_loaded_are_0(memory, dtype):
-    width = 8 if memory == np.float64 else 16
+    width = lanes_of(memory)
     nan = np.full(3 * width, np.nan, dtype).view(memory)
     for n in range(width + 1):
         x = nan.copy()
@@ -330,7 +335,7 @@ def spread_and_widen(x, out, out64, i):
 
 @MEMORY
 def test_one_element_in_all_lanes_and_float64_among_others(memory, dtype):
-    width = 8 if memory == np.float64 else 16
+    width = lanes_of(memory)
     arithmetic = np.float64 if memory == np.float64 else np.float32
     x = np.arange(1, 4 * width + 1).astype(dtype).view(memory)
     out, out64 = np.zeros(width, arithmetic), np.zeros(2 * width + 2, arithmetic)
@@ -348,9 +353,9 @@ SIXTEEN_BITS = pytest.mark.parametrize(("memory", "dtype"), [(np.uint16, np.floa
 @njit
 def convert(x, out):
     p, q = pointer(x), pointer(out)
-    for i in range(0, x.size, 16):
-        n = min(x.size - i, 16)
-        if n == 16:
+    for i in range(0, x.size, lanes(p)):
+        n = min(x.size - i, lanes(p))
+        if n == lanes(p):
             store(q, i, load(p, i))
         else:
             store_part(q, i, n, load_part(p, i, n))
@@ -470,7 +475,7 @@ def to_rows(columns, out, offsets, index, n):
 @MEMORY
 @pytest.mark.parametrize("index", [0, 5, 16])
 def test_rows_are_transposed_into_lanes_and_back(memory, dtype, index, rng):
-    width = 8 if memory == np.float64 else 16
+    width = lanes_of(memory)
     n_columns = 48
     rows = rng.permutation(width)  # in any order, as far apart as they like
     x = rng.normal(size=(width, n_columns)).astype(dtype)

@@ -5,7 +5,7 @@ import numba
 import numpy as np
 import pytest
 from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type, run_python
-from rows import CHUNK, EVERY_REGIME, KEPT, random_rows
+from rows import CHUNK, EVERY_REGIME, FLOATS, KEPT, random_rows
 
 import fastce
 from fastce import plain
@@ -142,7 +142,7 @@ def test_the_same_bits_for_one_thread_and_all(rng, name, options, shape):
     assert_same_result(alone, expected)
 
 
-LENGTHS = (129, 500, 1000, 16 * KEPT, 16 * KEPT + 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
+LENGTHS = (129, 500, 1000, FLOATS * KEPT, FLOATS * KEPT + 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
 
 
 @EVERY_TYPE

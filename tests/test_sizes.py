@@ -2,13 +2,13 @@
 
 import pytest
 from conftest import FLOAT_TYPES, arithmetic_type, assert_grad, assert_loss, float_type, oracle
-from rows import CHUNK, KEPT, exactly, random_rows
+from rows import CHUNK, FLOATS, KEPT, exactly, random_rows
 
 import fastce
 
 # Every number of classes through the regimes of few classes and beyond a block of 256; then one less, as many and one
 # more than whole vectors, the longest rows kept (of 8 lanes and of 16), twice as many, one chunk and two.
-BORDERS = (512, 1000, 8 * KEPT, 16 * KEPT, 32 * KEPT, CHUNK, 2 * CHUNK)
+BORDERS = (512, 1000, FLOATS * KEPT // 2, FLOATS * KEPT, FLOATS * KEPT * 2, CHUNK, 2 * CHUNK)
 CLASSES = [*range(1, 301), *(n + d for n in BORDERS for d in (-1, 0, 1))]
 # One row; fewer than lanes, as many and more, of 8 (float64) and of 16; groups of rows with some left over.
 ROWS = (1, 2, 7, 8, 9, 17, 33)

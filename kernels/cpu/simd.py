@@ -40,6 +40,7 @@ from .llvm import I1, I8, I32, I64, call_llvm, has_avx512, lanes_from, machine_h
 WIDE = 64
 _HERE = cpu_target.target_context
 NATIVE = 32 if machine_has(_HERE, "avx2") and not has_avx512(_HERE) else WIDE
+FLOATS = NATIVE // 4  # float32 of a vector
 
 
 class WidePointer(types.CPointer):
@@ -639,6 +640,7 @@ def _load_by_halves(builder: ir.IRBuilder, vec: ir.VectorType, start: ir.Value, 
         found.add_incoming(value, inside)
         return found
 
+    n = builder.select(builder.icmp_signed("<", n, I64(0)), I64(0), n)
     loaded = ir.Constant(ir.VectorType(vec.element, 1), None)  # what lies behind the parts so far
     size = 1
     while size < vec.count:
@@ -665,7 +667,7 @@ def _store_by_halves(builder: ir.IRBuilder, raw: ir.Value, start: ir.Value, n: i
 
     whole = builder.icmp_signed(">=", n, I64(raw.type.count))
     store(raw, whole, I64(0))
-    n = builder.select(whole, I64(0), n)
+    n = builder.select(builder.or_(whole, builder.icmp_signed("<", n, I64(0))), I64(0), n)
     while raw.type.count > 1:
         size = raw.type.count // 2
         there = builder.icmp_unsigned("!=", builder.and_(n, I64(size)), I64(0))

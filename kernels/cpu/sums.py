@@ -14,7 +14,7 @@ from .compile import device, inline
 from .element import spread_weights, times, value
 from .maths import parts_above
 from .simd import (
-    NATIVE,
+    FLOATS,
     advance,
     apart,
     bits,
@@ -42,8 +42,8 @@ from .simd import (
 from .table import KEPT
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
-BLOCK = 256  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
-VALUES = BLOCK * 8 // NATIVE  # vectors of a block's v, of the type that has the fewest lanes
+BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
+VALUES = 2 * BLOCK // FLOATS  # vectors of a block's v, of the type that has the fewest lanes
 
 
 @inline

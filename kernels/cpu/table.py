@@ -1,8 +1,8 @@
-"""The table: what is known of up to sixteen rows, row r in lane r of every vector.
+"""The table: what is known of as many rows as a vector has lanes, row r in lane r of every vector.
 
-A logarithm or a quotient takes as long for one row as for sixteen. So whatever looks at the classes, be it the rows one
-by one, across the lanes, or shared by threads, leaves what it found in a lane of the table, and the formulas of rows
-(``finish.py``) are computed for all of them at once.
+A logarithm or a quotient takes as long for one row as for all of them. So whatever looks at the classes, be it the rows
+one by one, across the lanes, or shared by threads, leaves what it found in a lane of the table, and the formulas of
+rows (``finish.py``) are computed for all of them at once.
 """
 
 from __future__ import annotations
