@@ -91,8 +91,15 @@ def write_between_markers(path: Path, text: str, start: str = START, end: str = 
     path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
-def write_readme(results: Results, readme: Path, json_path: Path) -> None:
-    """Put the tables into the README, and the pictures, SVG files beside the JSON."""
+def write_readme(results: Results, readme: Path, json_path: Path, section: str = "benchmark") -> None:
+    """Put the tables into the README, and the pictures, SVG files beside the JSON.
+
+    Of another section than the first, that of another machine, there are no pictures.
+    """
+    if section != "benchmark":
+        start, end = (marker.replace("benchmark", section) for marker in (START, END))
+        write_between_markers(readme, to_markdown(results, {}), start, end)
+        return
     links = {}
     for name, (text, svg) in plots.pictures(results).items():
         picture = json_path.with_name(f"{json_path.stem}-{name}.svg")
@@ -106,12 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fastce.bench.report", description=main.__doc__)
     parser.add_argument("json", type=Path, help="file written by python -m fastce bench --json")
     parser.add_argument("--readme", type=Path, help="file with the markers")
+    parser.add_argument("--section", default="benchmark", help="markers' name: another for another machine's results")
     parser.add_argument("--html", type=Path, help="page to write")
     options = parser.parse_args(arguments)
     results = load(options.json)
     print(to_text(results))
     if options.readme:
-        write_readme(results, options.readme, options.json)
+        write_readme(results, options.readme, options.json, options.section)
     if options.html:
         page.save(results, options.html)
 

@@ -163,6 +163,20 @@ def test_readme_is_rewritten_between_the_markers_only(tmp_path):
     assert readme.read_text(encoding="utf-8") == once
 
 
+def test_another_section_of_the_readme_has_no_pictures(tmp_path):
+    readme, json_path = tmp_path / "README.md", tmp_path / "some.json"
+    first = f"{report.START}\nfirst\n{report.END}\n"
+    readme.write_text(f"{first}<!-- other:start -->\nold\n<!-- other:end -->\n", encoding="utf-8")
+    report.save(some_results(), json_path)
+    report.main([str(json_path), "--readme", str(readme), "--section", "other"])
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(first + "<!-- other:start -->")
+    assert "| 8,192 x 1,000 |" in text
+    assert "old" not in text
+    assert ".svg" not in text
+    assert not list(tmp_path.glob("*.svg"))
+
+
 @pytest.mark.parametrize("text", ["", report.START, report.END + report.START, report.START * 2 + report.END])
 def test_readme_without_markers_is_refused(tmp_path, text):
     path = tmp_path / "README.md"

@@ -264,23 +264,14 @@ def held(typingctx: Any, like: Vec, numbers: types.UniTuple) -> Any:
 
 @intrinsic
 def polynomial(typingctx: Any, x: Vec, coefficients: types.UniTuple) -> Any:
-    """``c[0] + c[1] * x + c[2] * x**2 + ...``, three terms or more, a fused multiply-add each.
-
-    By Horner's rule, which needs the fewest registers. Where a loop has none to spare anyway, by pairs of terms, for
-    which less has to wait (Zen 3, 1,000 classes: 4 to 7 % of the time).
-    """
+    """``c[0] + c[1] * x + c[2] * x**2 + ...`` by Horner's rule, a fused multiply-add each."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         terms = cgutils.unpack_tuple(builder, args[1])
         terms = [_as_vec(context, builder, term, sig.args[1].dtype, x) for term in terms]
-        power = args[0]
-        if not has_avx512(context):
-            pairs = zip(terms[::2], terms[1::2], strict=False)
-            terms, last = [_fma(builder, b, power, a) for a, b in pairs], terms[len(terms) // 2 * 2 :]
-            terms, power = terms + last, builder.fmul(power, power)
         value = terms.pop()
         while terms:
-            value = _fma(builder, value, power, terms.pop())
+            value = _fma(builder, value, args[0], terms.pop())
         return value
 
     return x(x, coefficients), codegen
