@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import FLOAT_TYPES, arithmetic_type, assert_grad, assert_loss, assert_same, float_type, oracle
+from rows import EVERY_REGIME
 
 import fastce
 from fastce.problem import AUX
@@ -185,3 +186,18 @@ def test_mean_with_denominator_0_is_empty(backend, with_grad, weights):
     assert np.isnan(result.loss)
     assert not result.grad.any()
     assert fastce.cross_entropy(logits, [0, 0], empty="zero", **options) == 0
+
+
+@EVERY_REGIME
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1e-36, 1e-40, -1e-40, 1e-310])
+def test_a_class_at_minus_infinity_has_no_share_however_small_the_scale(rng, shape, dtype, scale):
+    """Then the logits whose powers are 0 are beyond what their type holds, but for infinity."""
+    x, y = rng.normal(size=shape).astype(dtype), np.zeros(shape[0], np.int64)
+    x[::3, 1] = -np.inf * np.sign(scale)
+    options = {"logit_scale": scale, "reduction": "none"}
+    got = fastce.cross_entropy_with_grad(x, y, **options)
+    wanted = fastce.cross_entropy_with_grad(x, y, backend="reference", **options)
+    np.testing.assert_allclose(got.loss, wanted.loss, rtol=1e-6 if dtype == np.float32 else 1e-12)
+    np.testing.assert_allclose(got.grad, wanted.grad, rtol=1e-5, atol=2 * np.finfo(dtype).tiny)
+    assert (got.grad[::3, 1] == 0).all()

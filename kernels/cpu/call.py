@@ -62,8 +62,11 @@ class Options(NamedTuple):
 
 
 def are_even(softcap: float, scale: float, spread: int, weighted: bool) -> bool:
-    """Whether the short loops do: no softcap, a scale above 0, and what is spread is spread evenly."""
-    return softcap == 0.0 and scale > 0.0 and (spread == NONE or (spread == SMOOTHED and not weighted))
+    """Whether the short loops do: no softcap, a scale above 0, and what is spread is spread evenly.
+
+    (A scale above 1e-33, in fact: then the logits whose powers are 0, but for -inf, are numbers of any type.)
+    """
+    return softcap == 0.0 and scale > 1e-33 and (spread == NONE or (spread == SMOOTHED and not weighted))
 
 
 _are_even = inline(are_even)

@@ -80,10 +80,13 @@ def no_edge(x):
 
 @inline
 def scaled_power(v, p, magic, factor, left):
-    """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add."""
+    """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add.
+
+    (0 of what is not a number, too: ``-inf`` times a scale that is 0 in this type. Rows with NaN do not come here.)
+    """
     t, scale, r = power_parts(v, p, magic, left)
     scale, r = scale * factor, fma(left, r, r)  # (1 + r) * (1 + left)
-    return where(t <= constants(v).zero, 0.0, fma(scale, r, scale))
+    return where(t > constants(v).zero, fma(scale, r, scale), 0.0)
 
 
 @inline

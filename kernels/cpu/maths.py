@@ -66,13 +66,13 @@ def power_parts(v, p, magic, rest):
 
 
 @inline
-def parts_above(v, sign, p, magic, least):
+def parts_above(v, sign, p, magic, least, even):
     """``scale`` and ``r`` of ``power_parts``; ``scale`` is 0 where ``sign * v`` is not above ``least``.
 
-    Of ``least`` it is 0 anyway: see ``lowest`` in formats.py.
+    Of ``least`` it is 0 anyway: see ``lowest`` in formats.py. ``even``, a constant: that is finite (``call.are_even``).
     """
     c = constants(v)
-    if has_masks(v):  # ... which cost nothing: they are part of the first and of the last fused multiply-add
+    if has_masks(v) or not even:  # (AVX-512: the mask is part of the first and of the last fused multiply-add)
         there = above_or_nan(v * sign, least)
         t = where(there, fma(v, p.hi, magic), 0.0)
         f = fma(v, p.lo, fma(v, p.hi, magic - t))

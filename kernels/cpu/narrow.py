@@ -270,7 +270,7 @@ def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, lea
         a, b, below = zero, zero, zero
         for j in range(start, min(n_classes, start + block)):
             v = load(logits, j * width)
-            a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others)
+            a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others, True)
             if keep:
                 prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
                 store(scales, j * width, scale)
@@ -293,7 +293,7 @@ def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, lea
         for j in range(start, min(n_classes, start + block)):
             prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
             v = load(logits, j * width) - base
-            a, b, others, scale, r = add(v, everywhere, o, o.sign, magic, least, mark, a, b, others)
+            a, b, others, scale, r = add(v, everywhere, o, o.sign, magic, least, mark, a, b, others, False)
             store(scales, j * width, scale)
             store(parts, j * width, r)
             if o.spread != NONE:

@@ -91,14 +91,14 @@ def largest_from(x, done, n, top):
 
 
 @inline
-def add(v, inside, o, sign, magic, least, mark, a, b, others):
+def add(v, inside, o, sign, magic, least, mark, a, b, others, even):
     """Add the powers of a vector's classes, but those at the top, to the sum ``a + b``, and 1 each to ``others``.
 
     A power is ``scale + scale * r`` with ``scale`` a power of two. What is added up in ``a`` needs hardly any rounding,
     and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r`` too, for who
-    keeps them; ``least`` is the ``sign * v`` of which the power is the smallest normal number.
+    keeps them; of ``least``, and whatever ``sign * v`` is below, the power is 0. (``even``: see maths.py.)
     """
-    scale, r = parts_above(v, sign, o.powers, magic, least)
+    scale, r = parts_above(v, sign, o.powers, magic, least, even)
     other = (v != mark) & inside
     if has_masks(v):
         return (
@@ -136,7 +136,7 @@ def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
     """``add`` the classes of a whole vector; asks for memory ``fetch`` bytes ahead. Gives the logits too."""
     prefetch(advance(x, fetch), j)
     v = load(x, j)
-    a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, magic, least, mark, a, b, others)
+    a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, magic, least, mark, a, b, others, True)
     if keep:
         keep_power(x, kept, j, scale, r)
     return v, a, b, others
@@ -151,7 +151,7 @@ def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear,
     if whole < n:
         v = load_part(x, whole, n - whole)
         inside = iota(v) < n - whole
-        a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, a, b, others)
+        a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, a, b, others, True)
         if keep:
             keep_power(x, kept, whole, scale, r)
         below = below + where(inside, v - middle, 0.0)
@@ -225,7 +225,7 @@ def _general_block(
             v = load(x, j)
         v = v - base
         inside = iota(v) >= 0 if whole else iota(v) < last - j
-        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others)
+        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others, False)
         if keep:
             keep_power(x, kept, j, scale, r)
         if o.spread != NONE:
