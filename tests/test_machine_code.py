@@ -105,7 +105,7 @@ def assert_vectors(loops, function, syntax, what="fused", at_least=1):
 # as whoever has no masks branches more.
 HOT = [
     ("look", "largest", 2),
-    ("even_sums", "fused", 2),
+    ("even_sums", "fused", 1),
     ("look_short", "fused", 2),
     ("write_short", "fused", 1),
     ("general_sums", "fused", 2),
