@@ -49,7 +49,7 @@ from .simd import (
     zeros,
 )
 from .sums import BLOCK, VALUES, put_values
-from .table import KEPT, plan_of
+from .table import far, plan_of
 
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 
@@ -110,9 +110,8 @@ def again(x, j, n, whole, o, plan, kept, even):
 @inline
 def from_kept(x, j, n, whole, o, plan, kept, even):
     """The same from what was kept of the first look."""
-    far = KEPT * lanes(x)
-    d = kept_power(load(kept, j), load(kept, far + j), plan.factor, plan.left)
-    return d, d if even else load(kept, 2 * far + j)
+    d = kept_power(load(kept, j), load(kept, far(kept) + j), plan.factor, plan.left)
+    return d, d if even else load(kept, 2 * far(kept) + j)
 
 
 @inline

@@ -24,7 +24,7 @@ def suffix(ty: ir.Type) -> str:
     return {"float": "f32", "double": "f64", "half": "f16"}.get(str(ty), str(ty))
 
 
-def constant(ty: ir.VectorType, value: int) -> ir.Constant:
+def constant(ty: ir.VectorType, value: float) -> ir.Constant:
     """A vector of which every lane is ``value``."""
     return ir.Constant(ty, [value] * ty.count)
 
@@ -32,6 +32,20 @@ def constant(ty: ir.VectorType, value: int) -> ir.Constant:
 def lanes_from(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
     """The vector of those lanes of ``a`` and ``b``, one behind the other."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def parts_of(builder: ir.IRBuilder, value: ir.Value, n: int) -> list[ir.Value]:
+    """The vector, cut into pieces of ``n`` lanes."""
+    pieces = range(0, value.type.count, n)
+    return [lanes_from(builder, value, value, list(range(k, k + n))) for k in pieces] if len(pieces) > 1 else [value]
+
+
+def joined(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """The vector of these pieces, one behind the other; a power of two of them."""
+    while len(parts) > 1:
+        both = list(range(2 * parts[0].type.count))
+        parts = [lanes_from(builder, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def machine_has(context: Any, *features: str) -> bool:

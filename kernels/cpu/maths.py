@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from ..formats import FLOAT32, FLOAT64, LN2, LOG2E, Format
 from .compile import inline
-from .simd import above_or_nan, bits, fma, from_bits, has_masks, held, polynomial, to_float, where
+from .simd import above_or_nan, abreast, bits, fma, from_bits, has_masks, held, polynomial, to_float, where
 
 
 def constants(v: Any) -> Format:
@@ -78,8 +78,8 @@ def parts_above(v, sign, p, magic, least, even):
         f = fma(v, p.lo, fma(v, p.hi, magic - t))
         return from_bits(bits(t) << c.mantissa), where(there, fma(f, p.ln2, f * f * polynomial(f, p.exp2)), 0.0)
     v = where(v * sign < least, least * sign, v)  # one instruction, that keeps NaN
-    t = fma(v, p.hi, magic)
-    f = fma(v, p.lo, fma(v, p.hi, magic - t))
+    t = abreast(fma(v, p.hi, magic))
+    f = abreast(fma(v, p.lo, fma(v, p.hi, magic - t)))
     return from_bits(bits(t) << c.mantissa), fma(f, p.ln2, f * f * polynomial(f, p.exp2))
 
 

@@ -39,6 +39,7 @@ from .call import (
 from .compile import device, inline
 from .element import spread_weights_of_class, times, value
 from .finish import asks_for_classes, finish, write_about_classes
+from .folds import counted
 from .gradient import fill, kept_power, no_edge
 from .hessian import across_lanes
 from .maths import constants
@@ -68,7 +69,7 @@ from .simd import (
     zeros64,
 )
 from .stats import shift_of
-from .sums import add, count_of
+from .sums import add
 from .table import (
     AT_TARGET,
     BASE,
@@ -278,7 +279,7 @@ def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, lea
             if o.spread != NONE:
                 below = below + (v - mark)
         rest, linear = rest + (widen(a) + widen(b)), linear + below
-    return n_classes - count_of(others), rest, times(zero + o.share, linear), zero + o.share * n_classes, zero
+    return n_classes - counted(others), rest, times(zero + o.share, linear), zero + o.share * n_classes, zero
 
 
 @inline
@@ -305,7 +306,7 @@ def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, lea
                 s_distance = s_distance + where(e == 0.0, 0.0, e * ((mark - v) * o.sign))
         rest = rest + (widen(a) + widen(b))
         linear, spread, distance = linear + s_linear, spread + s_spread, distance + s_distance
-    return n_classes - count_of(others), rest, linear, spread, distance
+    return n_classes - counted(others), rest, linear, spread, distance
 
 
 @inline

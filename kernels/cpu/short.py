@@ -24,12 +24,14 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
+from .folds import fold_add, fold_larger
 from .gradient import fill, kept_of, kept_power, no_edge
 from .maths import constants
 from .simd import (
     NATIVE,
     WIDE,
     apart,
+    at_once,
     count_true,
     iota,
     item_bytes,
@@ -47,8 +49,24 @@ from .simd import (
     zeros64,
 )
 from .stats import shift_of
-from .sums import BLOCK, even_end, even_vector, larger, largest_from, largest_logit
-from .table import AHEAD, AT_TARGET, BASE, FACTOR, KEPT, LEAST, LEFT, LINEAR, MAGIC, POWER, SCALE, SPREAD, TOP, put_sums
+from .sums import BLOCK, even_end, even_vector, largest_from, largest_logit
+from .table import (
+    AHEAD,
+    AT_TARGET,
+    BASE,
+    FACTOR,
+    KEPT,
+    LEAST,
+    LEFT,
+    LINEAR,
+    MAGIC,
+    POWER,
+    SCALE,
+    SPREAD,
+    TOP,
+    far,
+    put_sums,
+)
 
 FEW = 16  # vectors of the longest rows taken this way where gradients are not asked for
 # ... and where gradients are large, but go through the caches all the same. Nanoseconds an element out of cache, on two
@@ -118,22 +136,57 @@ def begin_short(call, numbers, x0, table, start, stop):
 
 
 @inline
-def _block(scan, spread, args):
-    """Sums over classes ``first`` to ``last``, and the largest of those ``ahead``. Constants: ``scan`` and ``spread``.
+def _shift_of(table, width, r):
+    """What the powers of row ``r`` take, in all lanes."""
+    return (
+        load_all(table, MAGIC * width + r),
+        load_all(table, LEAST * width + r),
+        load_all(table, TOP * width + r),
+    )
 
-    (LLVM does not take what is the same for all rows out of this loop by itself.)
-    """
-    x, g, first, last, o, fetch, magic, least, mark, middle, others, kept, keep, writes, ahead, later = args
-    a, b, below = zeros(x), zeros(x), zeros(x)
+
+@inline
+def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, magic, least, mark, args, sums):
+    """Sums over whole vectors of classes ``first`` to ``last``: see ``_block``."""
+    o, fetch, middle, kept = args
+    a, b, below, others, later = sums
     for j in range(first, last, lanes(x)):
-        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-        if scan:
-            later = larger(load(ahead, j), later)
         if writes:
             prefetch_write(g, j)
+        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+        if scan:
+            later = fold_larger(later, load(ahead, j))
         if spread:
-            below = below + (v - middle)
+            below = fold_add(below, v - middle)
     return a, b, below, others, later
+
+
+@inline
+def _block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shifts, args, others, later):
+    """Sums over classes ``first`` to ``last``, and the largest of those ``ahead``.
+
+    Loops in which what is the same for all rows is a constant (LLVM does not take it out by itself).
+    """
+    mark, sums = shift[2], (zeros(x), zeros(x), zeros(x), others, later)
+    wx, wg, wa, many = at_once(x), at_once(g), at_once(ahead), lanes(at_once(x))
+    end = first + (last - first) // many * many
+    if keep and scan and spread:
+        sums = _vectors(True, True, True, True, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    elif keep and scan:
+        sums = _vectors(True, True, True, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    elif keep and spread:
+        sums = _vectors(True, True, False, True, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    elif keep:
+        sums = _vectors(True, True, False, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    elif scan:
+        sums = _vectors(False, True, True, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    elif spread:
+        sums = _vectors(False, False, False, True, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    else:
+        sums = _vectors(False, writes, False, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
+    if many > lanes(x):
+        sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, shift[0], shift[1], mark, args, sums)
+    return sums
 
 
 @device
@@ -160,24 +213,18 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         if scan:
             ahead = row_start(call, x0, 0, X_STEP, i_next)
         x, g, kept = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i), kept_of(group, r)
-        magic, least = load_all(table, MAGIC * width + r), load_all(table, LEAST * width + r)
-        mark, middle = load_all(table, TOP * width + r), 0.0
+        shift, shifts, middle = _shift_of(table, width, r), _shift_of(at_once(table), width, r), 0.0
+        magic, least, mark = shift
         if o.spread != NONE:
             top_r = np.float64(table[TOP * width + r])
             middle = top_r if abs(top_r) < np.inf else 0.0
         s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
-        q = 0
+        args, q = (o, fetch, middle, kept), 0
         while True:
             last = min(q + BLOCK, whole)
-            args = x, g, q, last, o, fetch, magic, least, mark, middle, others, kept, keep, writes, ahead, later
-            if scan and o.spread != NONE:
-                a, b, below, others, later = _block(True, True, args)
-            elif scan:
-                a, b, below, others, later = _block(True, False, args)
-            elif o.spread != NONE:
-                a, b, below, others, later = _block(False, True, args)
-            else:
-                a, b, below, others, later = _block(False, False, args)
+            a, b, below, others, later = _block(
+                keep, writes, scan, o.spread != NONE, x, g, ahead, q, last, shift, shifts, args, others, later
+            )
             q += BLOCK
             if q >= whole:
                 break
@@ -216,7 +263,7 @@ def write_short(call, numbers, x0, g0, group):
         _write_log_softmax(call, x0, g0, group)
         return
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
-    far, whole = KEPT * width, n // width * width
+    whole = n // width * width
     for r in range(group.n):
         i = group.first + r
         g, kept, (y, ignored) = row_start(call, g0, 1, GRADIENT_STEP, i), kept_of(group, r), target_of(call, i)
@@ -226,10 +273,10 @@ def write_short(call, numbers, x0, g0, group):
             continue
         minus = o.share * np.float64(table[SCALE * width + r]) if o.spread != NONE else 0.0
         for j in range(0, whole, width):
-            d = kept_power(load(kept, j), load(kept, far + j), factor, left)
+            d = kept_power(load(kept, j), load(kept, far(kept) + j), factor, left)
             store(g, j, d - minus if o.spread != NONE else d)
         if whole < n:
-            d = kept_power(load(kept, whole), load(kept, far + whole), factor, left) - minus
+            d = kept_power(load(kept, whole), load(kept, far(kept) + whole), factor, left) - minus
             store_part(g, whole, n - whole, d)
         if y >= 0:
             store_one(g, y, table[AT_TARGET * width + r])

@@ -31,28 +31,31 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from ..operators import Compiler, define
 from . import bfloat16
-from .llvm import I1, I8, I32, I64, call_llvm, has_avx512, lanes_from, machine_has, suffix
+from .llvm import I1, I8, I32, I64, call_llvm, has_avx512, joined, lanes_from, machine_has, parts_of, suffix
 
 # As long as a register, where registers are few: with AVX2's 16, the sums of a row need them all, and of two vectors at
 # once most would lie in memory (a Zen 3, 1,000 classes: .77 nanoseconds an element in place of .84; with 64, 1.7 in
 # place of 3). Of few classes there is little to compute, and most of the time it is waited for: the more rows at once,
 # the better, and there is always ``WIDE`` (2 classes: 5.9 in place of 7.9).
 WIDE = 64
+LINE = 64  # bytes that memory is fetched by
 _HERE = cpu_target.target_context
 NATIVE = 32 if machine_has(_HERE, "avx2") and not has_avx512(_HERE) else WIDE
 FLOATS = NATIVE // 4  # float32 of a vector
+AT_ONCE = 128 if NATIVE == 32 else NATIVE
 
 
 class WidePointer(types.CPointer):
-    """A pointer to numbers of which ``load`` gives ``WIDE`` bytes, whatever the machine's registers."""
+    """A pointer to numbers of which ``load`` gives ``n_bytes``, whatever the machine's registers."""
 
-    def __init__(self, dtype: types.Type) -> None:
+    def __init__(self, dtype: types.Type, n_bytes: int) -> None:
         super().__init__(dtype)
-        self.name = f"Wide({dtype})"
+        self.n_bytes = n_bytes
+        self.name = f"Wide({dtype}, {n_bytes})"
 
     @property
-    def key(self) -> tuple[str, types.Type]:
-        return "wide", self.dtype
+    def key(self) -> tuple[types.Type, int]:
+        return self.dtype, self.n_bytes
 
 
 register_model(WidePointer)(models.PointerModel)
@@ -99,12 +102,16 @@ def vec_of(pointer: types.CPointer) -> Vec:
 
 def vector_bytes(pointer: types.CPointer) -> int:
     """Bytes of the vectors, as they are computed, that are loaded from there."""
-    return WIDE if isinstance(pointer, WidePointer) else NATIVE
+    return pointer.n_bytes if isinstance(pointer, WidePointer) else NATIVE
 
 
 def pointer_like(pointer: types.CPointer, element: types.Type) -> types.CPointer:
     """The type of pointers to other elements, of which as many bytes are loaded."""
-    return type(pointer)(element)
+    return _pointer(element, vector_bytes(pointer))
+
+
+def _pointer(element: types.Type, n_bytes: int) -> types.CPointer:
+    return types.CPointer(element) if n_bytes == NATIVE else WidePointer(element, n_bytes)
 
 
 def splat(builder: ir.IRBuilder, value: ir.Value, vec: ir.VectorType) -> ir.Value:
@@ -112,7 +119,7 @@ def splat(builder: ir.IRBuilder, value: ir.Value, vec: ir.VectorType) -> ir.Valu
     return lanes_from(builder, one, one, [0] * vec.count)
 
 
-def _as_vec(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type, vec: types.Type) -> ir.Value:
+def as_vec(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type, vec: types.Type) -> ir.Value:
     """A scalar beside a vector stands for a vector of that scalar."""
     if not isinstance(vec, Vec):
         return context.cast(builder, value, ty, vec)
@@ -124,7 +131,7 @@ def _as_vec(context: Any, builder: ir.IRBuilder, value: ir.Value, ty: types.Type
 # --- operators -------------------------------------------------------------------------------------------------------
 
 
-define(Compiler(types, infer_global, AbstractTemplate, signature, lower_builtin), Vec, _as_vec)
+define(Compiler(types, infer_global, AbstractTemplate, signature, lower_builtin), Vec, as_vec)
 
 
 @intrinsic
@@ -132,7 +139,7 @@ def above_or_nan(typingctx: Any, a: Vec, b: types.Number) -> Any:
     """``a > b``, and true of NaN."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.fcmp_unordered(">", args[0], _as_vec(context, builder, args[1], sig.args[1], a))
+        return builder.fcmp_unordered(">", args[0], as_vec(context, builder, args[1], sig.args[1], a))
 
     return a.of(types.boolean)(a, b), codegen
 
@@ -183,13 +190,6 @@ def bits(typingctx: Any, a: Vec) -> Any:
 
 
 @intrinsic
-def minus_ones(typingctx: Any, like: Vec, mask: Vec) -> Any:
-    """-1 where ``mask``, else 0, as integers as wide as the lanes of ``like``."""
-    vec = int_vec(like)
-    return vec(like, mask), lambda context, builder, sig, args: builder.sext(args[1], vec.ir)
-
-
-@intrinsic
 def from_bits(typingctx: Any, a: Vec) -> Any:
     """The floats that have these bits."""
     vec = a.of(types.float32 if a.element.bitwidth == 32 else types.float64)
@@ -232,13 +232,14 @@ def fma(typingctx: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
     vec = next((v for v in (a, b, c) if isinstance(v, Vec)), types.float64)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        operands = [_as_vec(context, builder, v, t, vec) for v, t in zip(args, sig.args, strict=True)]
-        return _fma(builder, *operands)
+        operands = [as_vec(context, builder, v, t, vec) for v, t in zip(args, sig.args, strict=True)]
+        return fused(builder, *operands)
 
     return vec(a, b, c), codegen
 
 
-def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+def fused(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    """``a * b + c``, rounded once."""
     return call_llvm(builder, f"llvm.fma.{suffix(a.type)}", a.type, [a, b, c])
 
 
@@ -263,15 +264,46 @@ def held(typingctx: Any, like: Vec, numbers: types.UniTuple) -> Any:
 
 
 @intrinsic
+def abreast(typingctx: Any, a: Vec) -> Any:
+    """The vector, all registers' worth of which is there before any of it is used.
+
+    Left to itself, LLVM computes one register's worth after the other, each step of which waits for the one before it.
+    Nor does it unroll a loop that this stands in.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return _abreast(context, builder, args[0])
+
+    return a(a), codegen
+
+
+def _abreast(context: Any, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    if has_avx512(context) or not machine_has(context, "avx2"):
+        return value
+    parts = parts_of(builder, value, NATIVE * 8 // (32 if isinstance(value.type.element, ir.FloatType) else 64))
+    kinds, n = [part.type for part in parts], len(parts)
+    result = ir.LiteralStructType(kinds) if n > 1 else kinds[0]
+    constraints = ",".join(["=x"] * n + [str(k) for k in range(n)])
+    same = builder.asm(ir.FunctionType(result, kinds), "", constraints, parts, False)  # no instruction
+    same.attributes.add("nounwind")
+    same.attributes.add("readnone")
+    if n == 1:
+        return same
+    return joined(builder, [builder.extract_value(same, k) for k in range(n)])
+
+
+@intrinsic
 def polynomial(typingctx: Any, x: Vec, coefficients: types.UniTuple) -> Any:
     """``c[0] + c[1] * x + c[2] * x**2 + ...`` by Horner's rule, a fused multiply-add each."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         terms = cgutils.unpack_tuple(builder, args[1])
-        terms = [_as_vec(context, builder, term, sig.args[1].dtype, x) for term in terms]
+        terms = [as_vec(context, builder, term, sig.args[1].dtype, x) for term in terms]
         value = terms.pop()
         while terms:
-            value = _fma(builder, value, args[0], terms.pop())
+            value = fused(builder, value, args[0], terms.pop())
+            if value.type.count * x.element.bitwidth > NATIVE * 8:
+                value = _abreast(context, builder, value)
         return value
 
     return x(x, coefficients), codegen
@@ -293,7 +325,7 @@ def where(typingctx: Any, mask: Vec, a: types.Type, b: types.Type) -> Any:
     vec = a if isinstance(a, Vec) else b
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        x, y = (_as_vec(context, builder, v, t, vec) for v, t in zip(args[1:], sig.args[1:], strict=True))
+        x, y = (as_vec(context, builder, v, t, vec) for v, t in zip(args[1:], sig.args[1:], strict=True))
         return builder.select(args[0], x, y)
 
     return vec(mask, a, b), codegen
@@ -447,8 +479,13 @@ def pointer_at(typingctx: Any, address: types.Integer, element: types.NumberClas
 @intrinsic
 def wide(typingctx: Any, base: types.CPointer) -> Any:
     """The pointer, of which ``load`` gives ``WIDE`` bytes."""
-    ty = base if vector_bytes(base) == WIDE else WidePointer(base.dtype)
-    return ty(base), lambda context, builder, sig, args: args[0]
+    return _pointer(base.dtype, WIDE)(base), lambda context, builder, sig, args: args[0]
+
+
+@intrinsic
+def at_once(typingctx: Any, base: types.CPointer) -> Any:
+    """The pointer, of which ``load`` gives ``AT_ONCE`` bytes."""
+    return _pointer(base.dtype, AT_ONCE)(base), lambda context, builder, sig, args: args[0]
 
 
 @intrinsic
@@ -821,9 +858,13 @@ def store_one(typingctx: Any, base: types.CPointer, index: types.Integer, value:
 
 
 def _prefetch(base: types.CPointer, write: int) -> Any:
+    n_bytes = vec_of(base).lanes * size_of(base)
+
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         start = builder.bitcast(element_at(builder, args[0], memory_type(base.dtype), args[1]), I8.as_pointer())
-        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [start, I32(write), I32(3 if write else 2), I32(1)])
+        for byte in range(0, n_bytes, LINE):
+            at = builder.gep(start, [I64(byte)])
+            call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [at, I32(write), I32(3 if write else 2), I32(1)])
         return context.get_dummy_value()
 
     return types.void(base, types.int64), codegen

@@ -12,15 +12,13 @@ import numpy as np
 from .call import FETCH, NONE, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
+from .folds import counted, fold_powers
 from .maths import parts_above
 from .simd import (
     FLOATS,
+    abreast,
     advance,
     apart,
-    bits,
-    fma,
-    from_bits,
-    has_masks,
     iota,
     item_bytes,
     lane_buffer,
@@ -28,18 +26,16 @@ from .simd import (
     largest,
     load,
     load_part,
-    minus_ones,
     prefetch,
     rounded,
     store,
-    to_float,
     total,
     where,
     widen,
     zeros,
     zeros64,
 )
-from .table import KEPT
+from .table import far
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
@@ -99,46 +95,31 @@ def add(v, inside, o, sign, magic, least, mark, a, b, others, even):
     keeps them; of ``least``, and whatever ``sign * v`` is below, the power is 0. (``even``: see maths.py.)
     """
     scale, r = parts_above(v, sign, o.powers, magic, least, even)
-    other = (v != mark) & inside
-    if has_masks(v):
-        return (
-            where(other, a + scale, a),
-            where(other, fma(scale, r, b), b),
-            where(other, others + 1.0, others),
-            scale,
-            r,
-        )
-    some = where(other, scale, 0.0)
-    return a + some, fma(some, r, b), from_bits(bits(others) - minus_ones(v, other)), scale, r
+    a, b, others = fold_powers(a, b, others, inside, v, mark, scale, r)
+    return a, b, others, scale, r
 
 
 @inline
-def count_of(others):
-    """How many classes ``add`` counted."""
-    return others if has_masks(others) else to_float(bits(others))
-
-
-@inline
-def keep_power(x, kept, j, scale, r):
+def keep_power(kept, j, scale, r):
     """Put what ``add`` gave of the classes from ``j`` on where ``gradient.py`` finds it."""
     store(kept, j, scale)
-    store(kept, KEPT * lanes(x) + j, r)
+    store(kept, far(kept) + j, r)
 
 
 @inline
-def values_kept(x, kept, j):
+def values_kept(kept, j):
     """Where ``v`` of the classes from ``j`` on is kept, below a softcap."""
-    return advance(kept, (2 * KEPT * lanes(x) + j) * item_bytes(kept))
+    return advance(kept, (2 * far(kept) + j) * item_bytes(kept))
 
 
 @inline
 def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
     """``add`` the classes of a whole vector; asks for memory ``fetch`` bytes ahead. Gives the logits too."""
     prefetch(advance(x, fetch), j)
-    v = load(x, j)
+    v = abreast(load(x, j))
     a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, magic, least, mark, a, b, others, True)
     if keep:
-        keep_power(x, kept, j, scale, r)
+        keep_power(kept, j, scale, r)
     return v, a, b, others
 
 
@@ -153,11 +134,11 @@ def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear,
         inside = iota(v) < n - whole
         a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, a, b, others, True)
         if keep:
-            keep_power(x, kept, whole, scale, r)
+            keep_power(kept, whole, scale, r)
         below = below + where(inside, v - middle, 0.0)
     linear_sum = total(linear + widen(below)) if o.spread != NONE else 0.0
     # (ties in the arithmetic type, in which small whole numbers are exact: to widen and round it is four steps)
-    return total(s + (widen(a) + widen(b))), np.float64(rounded(x, np.float64(n)) - total(count_of(others))), linear_sum
+    return total(s + (widen(a) + widen(b))), np.float64(rounded(x, np.float64(n)) - total(counted(others))), linear_sum
 
 
 @device
@@ -227,7 +208,7 @@ def _general_block(
         inside = iota(v) >= 0 if whole else iota(v) < last - j
         a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others, False)
         if keep:
-            keep_power(x, kept, j, scale, r)
+            keep_power(kept, j, scale, r)
         if o.spread != NONE:
             c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
             linear = linear + times(c, (v - middle) * o.sign)
@@ -246,14 +227,14 @@ def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middl
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
         if keep:
-            room = values_kept(x, kept, first)
+            room = values_kept(kept, first)
         a, b, c, others = _general_block(
             x, first, last, True, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
         )
         s, linear, spread = s + a, linear + b, spread + c
     if keep:
-        room = values_kept(x, kept, whole)
+        room = values_kept(kept, whole)
     a, b, c, others = _general_block(
         x, whole, n, False, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
     )
-    return total(s + a), n - np.float64(total(count_of(others))), total(linear + b), total(spread + c)
+    return total(s + a), n - np.float64(total(counted(others))), total(linear + b), total(spread + c)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compile import inline
-from .simd import NATIVE, float64_at, lanes, store, zeros
+from .simd import NATIVE, float64_at, item_bytes, lanes, store, zeros
 
 # A vector each. What is found in a row first, as in ``Stats`` ...
 (
@@ -41,6 +41,12 @@ from .simd import NATIVE, float64_at, lanes, store, zeros
 
 # Vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB.
 KEPT = 8192 // NATIVE
+
+
+@inline
+def far(kept):
+    """How many elements the second part of a power is kept from the first."""
+    return KEPT * NATIVE // item_bytes(kept)
 
 
 class Stats(NamedTuple):
