@@ -31,6 +31,7 @@ from .simd import (
     advance,
     apart,
     arithmetic_at,
+    at_once,
     fma,
     iota,
     item_bytes,
@@ -205,7 +206,14 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
             d = vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
             stream(g, j, with_target(d, y - j, plan))
     else:
-        for j in range(begin, whole, width):
+        done = begin
+        if even and lanes(at_once(x)) > width:
+            n_at_once, x_, g_, weight_, q_ = lanes(at_once(x)), at_once(x), at_once(g), at_once(weight), at_once(q)
+            done += (whole - begin) // n_at_once * n_at_once
+            for j in range(begin, done, n_at_once):
+                prefetch_write(g_, j + WRITE_AHEAD)
+                store(g, j, vector(powers, x_, j, n_at_once, True, o, plan, weight_, q_, at_once(kept), even))
+        for j in range(done, whole, width):
             prefetch_write(g, j + WRITE_AHEAD)
             store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
         if 0 <= y < whole:

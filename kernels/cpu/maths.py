@@ -60,7 +60,7 @@ def power_parts(v, p, magic, rest):
     """
     c = constants(v)
     t = fma(v, p.hi, magic)
-    f = fma(v, p.lo, fma(v, p.hi, magic - t))
+    f = abreast(fma(v, p.lo, fma(v, p.hi, magic - t)))
     # (the largest term last: 2**f within 0.9 units of 2**-24, of which Horner's rule to the end would make 1.1)
     return t, from_bits(bits(t) << c.mantissa), fma(f, p.ln2, fma(f * f, polynomial(f, p.exp2), rest))
 

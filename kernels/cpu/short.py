@@ -24,7 +24,6 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .folds import fold_add, fold_larger
 from .gradient import fill, kept_of, kept_power, no_edge
 from .maths import constants
 from .simd import (
@@ -39,7 +38,6 @@ from .simd import (
     load,
     load_all,
     load_part,
-    prefetch_write,
     store,
     store_one,
     store_part,
@@ -49,7 +47,7 @@ from .simd import (
     zeros64,
 )
 from .stats import shift_of
-from .sums import BLOCK, even_end, even_vector, largest_from, largest_logit
+from .sums import BLOCK, even_block, even_end, largest_from, largest_logit
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -137,56 +135,8 @@ def begin_short(call, numbers, x0, table, start, stop):
 
 @inline
 def _shift_of(table, width, r):
-    """What the powers of row ``r`` take, in all lanes."""
-    return (
-        load_all(table, MAGIC * width + r),
-        load_all(table, LEAST * width + r),
-        load_all(table, TOP * width + r),
-    )
-
-
-@inline
-def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, magic, least, mark, args, sums):
-    """Sums over whole vectors of classes ``first`` to ``last``: see ``_block``."""
-    o, fetch, middle, kept = args
-    a, b, below, others, later = sums
-    for j in range(first, last, lanes(x)):
-        if writes:
-            prefetch_write(g, j)
-        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-        if scan:
-            later = fold_larger(later, load(ahead, j))
-        if spread:
-            below = fold_add(below, v - middle)
-    return a, b, below, others, later
-
-
-@inline
-def _block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shifts, args, others, later):
-    """Sums over classes ``first`` to ``last``, and the largest of those ``ahead``.
-
-    Loops in which what is the same for all rows is a constant (LLVM does not take it out by itself).
-    """
-    mark, sums = shift[2], (zeros(x), zeros(x), zeros(x), others, later)
-    wx, wg, wa, many = at_once(x), at_once(g), at_once(ahead), lanes(at_once(x))
-    end = first + (last - first) // many * many
-    if keep and scan and spread:
-        sums = _vectors(True, True, True, True, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    elif keep and scan:
-        sums = _vectors(True, True, True, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    elif keep and spread:
-        sums = _vectors(True, True, False, True, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    elif keep:
-        sums = _vectors(True, True, False, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    elif scan:
-        sums = _vectors(False, True, True, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    elif spread:
-        sums = _vectors(False, False, False, True, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    else:
-        sums = _vectors(False, writes, False, False, wx, wg, wa, first, end, shifts[0], shifts[1], mark, args, sums)
-    if many > lanes(x):
-        sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, shift[0], shift[1], mark, args, sums)
-    return sums
+    """What the powers of row ``r`` take, in all lanes of what is loaded from ``table``."""
+    return load_all(table, MAGIC * width + r), load_all(table, LEAST * width + r)
 
 
 @device
@@ -199,7 +149,7 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
     fetch, writes = call[FETCH], call[GRADIENT] != 0
     keep = writes and call[KIND] != LOG_SOFTMAX
-    whole = n // width * width
+    whole, spread = n // width * width, o.spread != NONE
     if not begin_short(call, numbers, x0, table, start, stop):
         return False
     for r in range(start, stop):
@@ -213,18 +163,21 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         if scan:
             ahead = row_start(call, x0, 0, X_STEP, i_next)
         x, g, kept = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i), kept_of(group, r)
-        shift, shifts, middle = _shift_of(table, width, r), _shift_of(at_once(table), width, r), 0.0
-        magic, least, mark = shift
-        if o.spread != NONE:
+        mark, middle = load_all(table, TOP * width + r), 0.0
+        (magic, least), shifts = _shift_of(table, width, r), _shift_of(at_once(table), width, r)
+        shift = magic, least, mark
+        if spread:
             top_r = np.float64(table[TOP * width + r])
             middle = top_r if abs(top_r) < np.inf else 0.0
         s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
         args, q = (o, fetch, middle, kept), 0
         while True:
             last = min(q + BLOCK, whole)
-            a, b, below, others, later = _block(
-                keep, writes, scan, o.spread != NONE, x, g, ahead, q, last, shift, shifts, args, others, later
-            )
+            if keep:
+                sums = even_block(True, True, scan, spread, x, g, ahead, q, last, shift, shifts, args, others, later)
+            else:
+                sums = even_block(False, writes, scan, spread, x, g, ahead, q, last, shift, shifts, args, others, later)
+            a, b, below, others, later = sums
             q += BLOCK
             if q >= whole:
                 break
@@ -236,7 +189,7 @@ def look_short(call, numbers, x0, g0, group, start, stop):
             ignored = target_of(call, i_next)[1]
             table[AHEAD * width + r] = 0.0 if ignored else largest_from(ahead, whole, n, later)
         put_sums(x, table, r, rest, ties)
-        if o.spread != NONE:
+        if spread:
             table[LINEAR * width + r], table[SPREAD * width + r] = o.share * linear_sum, o.share * n
     return True
 

@@ -12,13 +12,14 @@ import numpy as np
 from .call import FETCH, NONE, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
-from .folds import counted, fold_powers
+from .folds import counted, fold_add, fold_larger, fold_powers
 from .maths import parts_above
 from .simd import (
     FLOATS,
     abreast,
     advance,
     apart,
+    at_once,
     iota,
     item_bytes,
     lane_buffer,
@@ -27,6 +28,7 @@ from .simd import (
     load,
     load_part,
     prefetch,
+    prefetch_write,
     rounded,
     store,
     total,
@@ -124,6 +126,52 @@ def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
 
 
 @inline
+def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, magic, least, mark, args, sums):
+    """Sums over whole vectors of classes ``first`` to ``last``: see ``even_block``."""
+    o, fetch, middle, kept = args
+    a, b, below, others, later = sums
+    for j in range(first, last, lanes(x)):
+        if writes:
+            prefetch_write(g, j)
+        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+        if scan:
+            later = fold_larger(later, load(ahead, j))
+        if spread:
+            below = fold_add(below, v - middle)
+    return a, b, below, others, later
+
+
+@inline
+def even_block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shift_at_once, args, others, later):
+    """Sums over classes ``first`` to ``last``, and the largest of those ``ahead``.
+
+    ``keep`` is a constant, ``scan`` and ``spread`` are made such: a loop must not ask for what is the same for all rows
+    (LLVM does not take it out by itself).
+    """
+    magic, least, mark = shift
+    sums, end = (zeros(x), zeros(x), zeros(x), others, later), first
+    if lanes(at_once(x)) > lanes(x):
+        n, (magics, leasts), x_, g_, ahead_ = lanes(at_once(x)), shift_at_once, at_once(x), at_once(g), at_once(ahead)
+        end = first + (last - first) // n * n
+        if scan and spread:
+            sums = _vectors(keep, writes, True, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+        elif scan:
+            sums = _vectors(keep, writes, True, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+        elif spread:
+            sums = _vectors(keep, writes, False, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+        else:
+            sums = _vectors(keep, writes, False, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+        return _vectors(keep, writes, scan, spread, x, g, ahead, end, last, magic, least, mark, args, sums)
+    if scan and spread:
+        return _vectors(keep, writes, True, True, x, g, ahead, first, last, magic, least, mark, args, sums)
+    if scan:
+        return _vectors(keep, writes, True, False, x, g, ahead, first, last, magic, least, mark, args, sums)
+    if spread:
+        return _vectors(keep, writes, False, True, x, g, ahead, first, last, magic, least, mark, args, sums)
+    return _vectors(keep, writes, False, False, x, g, ahead, first, last, magic, least, mark, args, sums)
+
+
+@inline
 def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep):
     """What ``even_sums`` gives, from the sums of the first ``whole`` classes and the rest of them.
 
@@ -155,15 +203,16 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, scan,
     width = lanes(x)
     whole = n // width * width
     s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
-    q = 0
+    args, spread, q = (o, fetch, middle, kept), o.spread != NONE, 0
     while True:
-        a, b, below = zeros(x), zeros(x), zeros(x)
-        for j in range(q, min(q + BLOCK, whole), width):
-            v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-            if o.spread != NONE:
-                below = below + (v - middle)
-            if scan:
-                later = larger(load(ahead, j), later)
+        last = min(q + BLOCK, whole)
+        if keep:  # (rows beside others with huge logits)
+            sums = zeros(x), zeros(x), zeros(x), others, later
+            sums = _vectors(True, False, scan, spread, x, x, ahead, q, last, magic, least, mark, args, sums)
+        else:
+            shift, shifts = (magic, least, mark), (magic, least)
+            sums = even_block(False, False, scan, spread, x, x, ahead, q, last, shift, shifts, args, others, later)
+        a, b, below, others, later = sums
         q += BLOCK
         if q >= whole:
             break
