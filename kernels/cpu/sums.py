@@ -26,6 +26,7 @@ from .simd import (
     lanes,
     largest,
     load,
+    load_like,
     load_part,
     prefetch,
     prefetch_write,
@@ -230,9 +231,47 @@ def put_values(x, first, last, o, fetch, room):
     Apart from what is done with them: with a tanh and a power behind each other in a loop, the processor cannot hold
     enough of its steps to be busy with one while it waits for another (1,000 classes: .58 in place of .76 nanoseconds).
     """
-    for j in range(first, last, lanes(x)):
+    done = first
+    if lanes(at_once(x)) > lanes(x):
+        done = _put_values(at_once(x), first, last, first, o, fetch, room)
+    _put_values(x, done, last, first, o, fetch, room)
+
+
+@inline
+def _put_values(x, begin, last, first, o, fetch, room):
+    """``put_values`` of as many vectors as there are whole ones from ``begin`` on. Gives where they end."""
+    end = begin + (last - begin) // lanes(x) * lanes(x)
+    for j in range(begin, end, lanes(x)):
         prefetch(advance(x, fetch), j)
-        store(room, j - first, value(load(x, j), o))
+        store(room, j - first, abreast(value(load(x, j), o)))
+    return end
+
+
+@inline
+def _general_vectors(x, begin, last, first, whole, o, fetch, base, args, sums):
+    """``_general_block`` of the whole vectors from class ``begin`` on, or of a part of one. Gives where they end."""
+    magic, least, mark, middle, weight, q, kept, keep, room = args
+    a, b, linear, spread, others = sums
+    end = begin + (last - begin) // lanes(x) * lanes(x) if whole else last
+    for j in range(begin, end, lanes(x)):
+        if not whole:
+            v = value(load_part(x, j, last - j), o)
+            if keep and o.capped:
+                store(room, j - first, v)
+        elif o.capped:
+            v = load_like(x, room, j - first)
+        else:
+            prefetch(advance(x, fetch), j)
+            v = load(x, j)
+        v = abreast(v - base)
+        inside = iota(v) >= 0 if whole else iota(v) < last - j
+        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others, False)
+        if keep:
+            keep_power(kept, j, scale, r)
+        if o.spread != NONE:
+            c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
+            linear, spread = fold_add(linear, times(c, (v - middle) * o.sign)), fold_add(spread, c)
+    return end, (a, b, linear, spread, others)
 
 
 @inline
@@ -240,28 +279,13 @@ def _general_block(
     x, first, last, whole, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
 ):
     """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
-    a, b, linear, spread = zeros(x), zeros(x), zeros(x), zeros(x)
     if whole and o.capped:
         put_values(x, first, last, o, fetch, room)
-    for j in range(first, last, lanes(x)):
-        if not whole:
-            v = value(load_part(x, j, last - j), o)
-            if keep and o.capped:
-                store(room, j - first, v)
-        elif o.capped:
-            v = load(room, j - first)
-        else:
-            prefetch(advance(x, fetch), j)
-            v = load(x, j)
-        v = v - base
-        inside = iota(v) >= 0 if whole else iota(v) < last - j
-        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others, False)
-        if keep:
-            keep_power(kept, j, scale, r)
-        if o.spread != NONE:
-            c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
-            linear = linear + times(c, (v - middle) * o.sign)
-            spread = spread + c
+    args, done = (magic, least, mark, middle, weight, q, kept, keep, room), first
+    sums = zeros(x), zeros(x), zeros(x), zeros(x), others
+    if whole and lanes(at_once(x)) > lanes(x):
+        done, sums = _general_vectors(at_once(x), first, last, first, True, o, fetch, base, args, sums)
+    _, (a, b, linear, spread, others) = _general_vectors(x, done, last, first, whole, o, fetch, base, args, sums)
     return widen(a) + widen(b), widen(linear), widen(spread), others
 
 
