@@ -189,6 +189,17 @@ def _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge)
 
 
 @inline
+def _through(powers, x, g, begin, stop, o, plan, weight, q, kept, even):
+    """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, by ordinary stores; where they end."""
+    width = lanes(x)
+    end = begin + (stop - begin) // width * width
+    for j in range(begin, end, width):
+        prefetch_write(g, j + WRITE_AHEAD)
+        store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
+    return end
+
+
+@inline
 def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
     """Gradient of ``n`` classes from ``x`` on, of which ``y`` is the target if it is among them.
 
@@ -208,14 +219,8 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
     else:
         done = begin
         if even and lanes(at_once(x)) > width:
-            n_at_once, x_, g_, weight_, q_ = lanes(at_once(x)), at_once(x), at_once(g), at_once(weight), at_once(q)
-            done += (whole - begin) // n_at_once * n_at_once
-            for j in range(begin, done, n_at_once):
-                prefetch_write(g_, j + WRITE_AHEAD)
-                store(g, j, vector(powers, x_, j, n_at_once, True, o, plan, weight_, q_, at_once(kept), even))
-        for j in range(done, whole, width):
-            prefetch_write(g, j + WRITE_AHEAD)
-            store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
+            done = _through(powers, at_once(x), at_once(g), begin, whole, o, plan, weight, q, at_once(kept), even)
+        _through(powers, x, g, done, whole, o, plan, weight, q, kept, even)
         if 0 <= y < whole:
             store_one(g, y, plan.target)
     _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge)

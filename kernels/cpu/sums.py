@@ -128,7 +128,7 @@ def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
 
 @inline
 def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, magic, least, mark, args, sums):
-    """Sums over whole vectors of classes ``first`` to ``last``: see ``even_block``."""
+    """``even_block``, by as many classes as ``load(x, ...)`` gives."""
     o, fetch, middle, kept = args
     a, b, below, others, later = sums
     for j in range(first, last, lanes(x)):
@@ -144,32 +144,26 @@ def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, magic, least,
 
 @inline
 def even_block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shift_at_once, args, others, later):
-    """Sums over classes ``first`` to ``last``, and the largest of those ``ahead``.
+    """Sums over classes ``first`` to ``last``, whole vectors, and the largest of those ``ahead``.
 
     ``keep`` is a constant, ``scan`` and ``spread`` are made such: a loop must not ask for what is the same for all rows
     (LLVM does not take it out by itself).
     """
     magic, least, mark = shift
-    sums, end = (zeros(x), zeros(x), zeros(x), others, later), first
-    if lanes(at_once(x)) > lanes(x):
-        n, (magics, leasts), x_, g_, ahead_ = lanes(at_once(x)), shift_at_once, at_once(x), at_once(g), at_once(ahead)
-        end = first + (last - first) // n * n
-        if scan and spread:
-            sums = _vectors(keep, writes, True, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-        elif scan:
-            sums = _vectors(keep, writes, True, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-        elif spread:
-            sums = _vectors(keep, writes, False, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-        else:
-            sums = _vectors(keep, writes, False, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-        return _vectors(keep, writes, scan, spread, x, g, ahead, end, last, magic, least, mark, args, sums)
+    magics, leasts = shift_at_once
+    x_, g_, ahead_, n = at_once(x), at_once(g), at_once(ahead), lanes(at_once(x))
+    end, sums = first + (last - first) // n * n, (zeros(x), zeros(x), zeros(x), others, later)
     if scan and spread:
-        return _vectors(keep, writes, True, True, x, g, ahead, first, last, magic, least, mark, args, sums)
-    if scan:
-        return _vectors(keep, writes, True, False, x, g, ahead, first, last, magic, least, mark, args, sums)
-    if spread:
-        return _vectors(keep, writes, False, True, x, g, ahead, first, last, magic, least, mark, args, sums)
-    return _vectors(keep, writes, False, False, x, g, ahead, first, last, magic, least, mark, args, sums)
+        sums = _vectors(keep, writes, True, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+    elif scan:
+        sums = _vectors(keep, writes, True, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+    elif spread:
+        sums = _vectors(keep, writes, False, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+    else:
+        sums = _vectors(keep, writes, False, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
+    if n > lanes(x):
+        sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, magic, least, mark, args, sums)
+    return sums
 
 
 @inline
@@ -231,10 +225,9 @@ def put_values(x, first, last, o, fetch, room):
     Apart from what is done with them: with a tanh and a power behind each other in a loop, the processor cannot hold
     enough of its steps to be busy with one while it waits for another (1,000 classes: .58 in place of .76 nanoseconds).
     """
-    done = first
+    done = _put_values(at_once(x), first, last, first, o, fetch, room)
     if lanes(at_once(x)) > lanes(x):
-        done = _put_values(at_once(x), first, last, first, o, fetch, room)
-    _put_values(x, done, last, first, o, fetch, room)
+        _put_values(x, done, last, first, o, fetch, room)
 
 
 @inline
@@ -283,9 +276,11 @@ def _general_block(
         put_values(x, first, last, o, fetch, room)
     args, done = (magic, least, mark, middle, weight, q, kept, keep, room), first
     sums = zeros(x), zeros(x), zeros(x), zeros(x), others
-    if whole and lanes(at_once(x)) > lanes(x):
+    if whole:
         done, sums = _general_vectors(at_once(x), first, last, first, True, o, fetch, base, args, sums)
-    _, (a, b, linear, spread, others) = _general_vectors(x, done, last, first, whole, o, fetch, base, args, sums)
+    if not whole or lanes(at_once(x)) > lanes(x):
+        _, sums = _general_vectors(x, done, last, first, whole, o, fetch, base, args, sums)
+    a, b, linear, spread, others = sums
     return widen(a) + widen(b), widen(linear), widen(spread), others
 
 
