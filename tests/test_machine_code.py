@@ -1,6 +1,7 @@
 """The machine code of the hot loops: vectors, fused multiply-adds, nothing else; and what is counted in it."""
 
 import re
+from itertools import pairwise
 
 import llvmlite.binding
 import pytest
@@ -20,7 +21,8 @@ from fastce.bench.assembly import (
     syntax_here,
 )
 from fastce.kernels.cpu import bfloat16
-from fastce.kernels.formats import FLOAT32
+from fastce.kernels.cpu.simd import AT_ONCE, NATIVE
+from fastce.kernels.formats import FLOAT32, FLOAT64
 
 _X86 = """
 	.globl	twice
@@ -143,6 +145,22 @@ def test_what_is_to_go_past_the_caches_does(dtype, name):
     for symbol in symbols_of(name, loops):
         written = [code for code, _ in loops[symbol] if count(r"v?movnt", code)]
         assert len(written) >= 4, f"{len(written)} of {len(loops[symbol])} loops"
+
+
+@pytest.mark.skipif(AT_ONCE == NATIVE, reason="of machines on which vectors of a row are taken several at once")
+@pytest.mark.parametrize("dtype", assembly.ELEMENTS)
+def test_vectors_taken_at_once_do_not_wait_for_each_other(dtype):
+    """Of the polynomial's steps, the one behind another is of another vector."""
+    loops, step = hot_loops(assembly.assembly_of(dtype)), re.compile(r"vfmadd213p[sd]\b.*(%ymm\d+)$")
+    n_fused = (3 + len((FLOAT64 if dtype == "float64" else FLOAT32).exp2)) * AT_ONCE // NATIVE
+    for name, at_least in {"look_short": 4, "even_sums": 2, "general_sums": 1, "write_rows": 1}.items():
+        for symbol in symbols_of(name, loops):
+            longest = [code for code, _ in loops[symbol] if count(PARTS["fused"], code) >= n_fused]
+            assert len(longest) >= at_least, f"{len(longest)} loops of {name} are of several vectors"
+            for code in longest:
+                found = [step.match(line) for line in code]
+                written = [a and b and a[1] == b[1] for a, b in pairwise(found)]
+                assert not any(written), f"in a loop of {name}:\n" + "\n".join(code)
 
 
 # Where bfloat16 is loaded in hot loops, and in how many of them at least it is stored.
