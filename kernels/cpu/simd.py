@@ -33,10 +33,10 @@ from ..operators import Compiler, define
 from . import bfloat16
 from .llvm import I1, I8, I32, I64, call_llvm, has_avx512, joined, lanes_from, machine_has, parts_of, suffix
 
-# As long as a register, where registers are few: with AVX2's 16, the sums of a row need them all, and of two vectors at
-# once most would lie in memory (a Zen 3, 1,000 classes: .77 nanoseconds an element in place of .84; with 64, 1.7 in
-# place of 3). Of few classes there is little to compute, and most of the time it is waited for: the more rows at once,
-# the better, and there is always ``WIDE`` (2 classes: 5.9 in place of 7.9).
+# As long as a register, where registers are few: if the sums of a row were twice as long, they would lie in memory with
+# AVX2's 16 (a Zen 3, 1,000 classes: .77 nanoseconds an element in place of .84; with 64, 1.7 in place of 3). Of few
+# classes there is little to compute, and most of the time it is waited for: the more rows at once, the better. There it
+# is always ``WIDE`` (2 classes: 5.9 in place of 7.9).
 WIDE = 64
 LINE = 64  # bytes that memory is fetched by
 _HERE = cpu_target.target_context
@@ -275,13 +275,13 @@ def abreast(typingctx: Any, a: Vec) -> Any:
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return _abreast(context, builder, args[0])
+        return _abreast(builder, args[0])
 
     return a(a), codegen
 
 
-def _abreast(context: Any, builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    if has_avx512(context) or not machine_has(context, "avx2"):
+def _abreast(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    if NATIVE == WIDE:
         return value
     parts = parts_of(builder, value, NATIVE * 8 // (32 if isinstance(value.type.element, ir.FloatType) else 64))
     kinds, n = [part.type for part in parts], len(parts)
@@ -305,8 +305,8 @@ def polynomial(typingctx: Any, x: Vec, coefficients: types.UniTuple) -> Any:
         value = terms.pop()
         while terms:
             value = fused(builder, value, args[0], terms.pop())
-            if value.type.count * x.element.bitwidth > NATIVE * 8:
-                value = _abreast(context, builder, value)
+            if x.lanes * x.element.bitwidth > NATIVE * 8:
+                value = _abreast(builder, value)
         return value
 
     return x(x, coefficients), codegen
