@@ -20,17 +20,17 @@ PY := "$(BIN)/python"
 
 .PHONY: test test-gpu test-rest slow lint format bench bench-peers install browser clean
 
-# The interpreter of the GPU's kernels needs one core, and beside it the other tests need no more than theirs. Each half
-# has compiled kernels of its own, as some tests look at who compiles what. (5: all tests that ARGS leave may be in the
-# other half.)
+# The interpreter of the GPU's kernels needs one core, and beside it the other tests need no more than theirs. Kernels of
+# the CPU are compiled in one half alone: it takes minutes. (5: all tests that ARGS leave may be in the other half.)
 test: lint browser
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-gpu test-rest
 
 test-gpu: lint
-	@NUMBA_CACHE_DIR="$${NUMBA_CACHE_DIR:-$(CURDIR)/.numba_cache}_gpu" $(PY) -m pytest tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
+	@NUMBA_CACHE_DIR="$${NUMBA_CACHE_DIR:-$(CURDIR)/.numba_cache}_gpu" $(PY) -m pytest tests/gpu -m "not slow and not cpu" $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
 
 test-rest: lint browser
 	@$(PY) -m pytest --ignore=tests/gpu $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
+	@$(PY) -m pytest tests/gpu -m "cpu and not slow" $(ARGS) || { [ $$? = 5 ] && [ -n "$(ARGS)" ]; }
 
 slow: install
 	$(PY) -m pytest -m slow $(ARGS)

@@ -16,6 +16,12 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".nu
 # Whoever runs the tests in the background of a script has Ctrl-C ignored, and with it all processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_collection_modifyitems(items):
+    """Whoever compiles a kernel has its assembly: who looks at that comes first, or it is compiled once more."""
+    items.sort(key=lambda item: "test_machine_code" not in item.nodeid)
+
+
 BACKENDS = ("reference", "cpu")
 FLOAT_TYPES = ("float16", "bfloat16", "float32", "float64")
 INTEGER_TYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")

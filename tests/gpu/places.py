@@ -67,7 +67,7 @@ def on_gpu():
 
 
 PLACES = [
-    pytest.param(on_cpu, id="numpy"),
+    pytest.param(on_cpu, id="numpy", marks=pytest.mark.cpu),
     pytest.param(on_stand_in, id="stand-in"),
     pytest.param(on_gpu, id="cupy", marks=pytest.mark.gpu),
 ]

@@ -102,6 +102,7 @@ def a_millisecond(call):
     return 1e-3
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("function", gpu_cases.FUNCTIONS)
 def test_contenders_are_checked_and_only_right_ones_timed(numpy_as_cupy, monkeypatch, dtype, function):
