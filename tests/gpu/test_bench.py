@@ -279,6 +279,7 @@ def test_the_short_table_comes_last():
     assert max(map(len, text.splitlines())) < 200
 
 
+@pytest.mark.cpu
 def test_all_of_it_with_made_up_timings(numpy_as_cupy, monkeypatch, tmp_path, capsys):
     """The command line, with NumPy in CuPy's place and clocks that are not."""
     path = tmp_path / "new" / "gpu.json"
