@@ -23,8 +23,8 @@ from .call import (
     LOG_SOFTMAX,
     N_CLASSES,
     NONE,
-    STREAM,
     X_STEP,
+    is_streamed,
     options_of,
     row_start,
     target_of,
@@ -50,7 +50,7 @@ class Part(NamedTuple):
 @inline
 def may_wait(call, numbers, x, group, r):
     """Whether the gradient of the group's row ``r`` can be written beside the sums of a later one."""
-    if r >= group.n or call[STREAM] == 0 or call[KIND] == LOG_SOFTMAX or not options_of(call, numbers, x).even:
+    if r >= group.n or not is_streamed(call) or call[KIND] == LOG_SOFTMAX or not options_of(call, numbers, x).even:
         return False
     factor = group.table[FACTOR * lanes(x) + r]
     return (

@@ -13,7 +13,20 @@ import numpy as np
 from ..formats import LOG2E, LOG2E_REST
 from .compile import inline
 from .maths import Powers, powers_of
-from .simd import address_of, advance, arithmetic_at, fma, load_one, pointer, pointer_at, rounded, store_one, zeros
+from .simd import (
+    NATIVE,
+    WIDE,
+    address_of,
+    advance,
+    arithmetic_at,
+    fma,
+    load_one,
+    pointer,
+    pointer_at,
+    rounded,
+    store_one,
+    zeros,
+)
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, of the gradient, of q, and of the Hessian.
@@ -38,6 +51,10 @@ GRADIENTS, SOFTMAX, LOG_SOFTMAX = 0, 1, 2
 
 # SPREAD: how much of the target lies on every class, apart from the target class itself.
 NONE, SMOOTHED, PROBABILITIES = 0, 1, 2
+
+# Whether there is machine code for gradients that go past the caches. With AVX2 it gains nothing (see ``launch.py``),
+# and takes a sixth of the time to compile.
+STREAMS = NATIVE == WIDE
 
 NO_TARGET = -1  # the position of the target in a row that has none, or a probability target
 
@@ -143,6 +160,12 @@ def fill_blocks(
     numbers[KEEP], numbers[SHARE] = 1.0 - smoothing, smoothing / n_classes
     numbers[Z_LOSS], numbers[CE_SCALE], numbers[ZL_SCALE] = z_loss, ce_scale, zl_scale
     numbers[ZL_RATIO] = zl_ratio
+
+
+@inline
+def is_streamed(call):
+    """Whether the gradient goes past the caches."""
+    return STREAMS and call[STREAM] != 0
 
 
 @inline

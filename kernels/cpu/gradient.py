@@ -18,8 +18,8 @@ from .call import (
     N_CLASSES,
     NONE,
     Q_STEP,
-    STREAM,
     X_STEP,
+    is_streamed,
     options_of,
     row_start,
     target_of,
@@ -296,7 +296,7 @@ def edge_of(rows, i):
 def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
     """Write the gradient of ``n`` classes, from ``c`` on, of the group's rows ``start`` to ``stop``."""
     apart()
-    o, streamed = options_of(call, numbers, x0), call[STREAM] != 0
+    o, streamed = options_of(call, numbers, x0), is_streamed(call)
     x_c, g_c = advance(x0, c * item_bytes(x0)), advance(g0, c * item_bytes(g0))
     q_c, weight_c = advance(q0, c * item_bytes(q0)), advance(weight, c * item_bytes(weight))
     for r in range(start, stop):

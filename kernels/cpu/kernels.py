@@ -22,11 +22,11 @@ from .call import (
     NUMBERS,
     PARTS,
     PLANS,
-    STREAM,
     WEIGHT,
     Q,
     X,
     fill_blocks,
+    is_streamed,
 )
 from .compile import inline, parallel, serial, work
 from .narrow import MOST_WIDE, run_groups
@@ -61,7 +61,7 @@ def work_on(element: types.Type) -> Any:
             finish_rows(call, numbers, x, q, weight, begin, end)
         else:
             write(call, numbers, x, g, q, weight, begin, end)
-        if call[STREAM] != 0:
+        if is_streamed(call):
             fence()
 
     return work(body)

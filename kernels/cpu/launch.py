@@ -18,9 +18,8 @@ from numba import types
 
 from ..task import Array, Task
 from . import kernels, threads
-from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, are_even
+from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, STREAMS, are_even
 from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN
-from .simd import NATIVE, WIDE
 from .sums import CHUNK
 from .targets import sum_rows
 
@@ -52,9 +51,9 @@ class Limits(NamedTuple):
 # through the caches      .35             .33              .35             .33            .38
 # past them               .31             .28              .32             .28            .27
 #
-# That is with AVX-512. With AVX2 there is twice as much to compute while the memory waits, and a vector is half a line
-# of it (a Zen 3): through the caches .54 and .62 with 32,768 x 1,000 and 1,024 x 32,000, past them .74 and .77.
-STREAM = 1 << 24 if NATIVE == WIDE else 1 << 62
+# That is with AVX-512. With AVX2 there is twice as much to compute, and the memory waits (a Zen 3, with 8,192 x 1,000,
+# 32,768 x 1,000 and 1,024 x 32,000): through the caches .51, .47 and .51, past them, by whole lines, .59, .51 and .54.
+STREAM = 1 << 24 if STREAMS else 1 << 62
 LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=STREAM, even=4, rows=16)
 
 

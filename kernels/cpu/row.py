@@ -20,8 +20,9 @@ from .call import (
     OFFSETS,
     Q_STEP,
     RANK,
-    STREAM,
+    STREAMS,
     X_STEP,
+    is_streamed,
     options_of,
     row_start,
     target_of,
@@ -109,10 +110,10 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     rows, line = no_rows(x0), lane_buffer(x0, 1)
     without_a_gap = call[OFFSETS] == 0 and call[GRADIENT_STEP] == n_classes * item_bytes(g0)
     short = are_short(call, numbers, x0)
-    if call[STREAM] != 0 and not short and without_a_gap and n_classes >= 2 * lanes(x0):
+    if is_streamed(call) and not short and without_a_gap and n_classes >= 2 * lanes(x0):
         rows = line, begin, end
 
-    wait = call[STREAM] != 0 and not short and n_classes * item_bytes(x0) <= LONGEST
+    wait = is_streamed(call) and not short and n_classes * item_bytes(x0) <= LONGEST
     streamed = wait and keep and options_of(call, numbers, x0).even
     before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
     if short or streamed:
@@ -128,7 +129,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
             early = (short or streamed) and call[LSE] + call[ENTROPY] == 0
             if early:
                 enter(call, numbers, x0, q0, weight, first, start, stop, table)
-            if streamed:
+            if STREAMS and streamed:
                 done = look_streamed(call, numbers, x0, g0, q0, weight, group, before)
             elif short:
                 done = look_short(call, numbers, x0, g0, group, start, stop)
@@ -149,7 +150,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
         if call[HESS] != 0:
             write_hessians(call, numbers, x0, q0, weight, np.int64(0), n_classes, first, n, table)
         if call[GRADIENT] != 0:
-            if wait:
+            if STREAMS and wait:
                 write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, n, before.n)
                 table, other_table = other_table, table
                 before = group

@@ -17,8 +17,8 @@ from .call import (
     LOG_SOFTMAX,
     N_CLASSES,
     NONE,
-    STREAM,
     X_STEP,
+    is_streamed,
     options_of,
     row_start,
     target_of,
@@ -27,8 +27,6 @@ from .compile import device, inline
 from .gradient import fill, kept_of, kept_power, no_edge
 from .maths import constants
 from .simd import (
-    NATIVE,
-    WIDE,
     apart,
     at_once,
     count_true,
@@ -73,7 +71,7 @@ FEW = 16  # vectors of the longest rows taken this way where gradients are not a
 # classes                  100        160        200        256        300        500      1,000      2,000
 # float32               .39 .43    .34 .35    .34 .32    .36 .31    .35 .29    .31 .26    .32 .27
 # bfloat16                                    .25 .33    .24 .33    .24 .31    .23 .31    .22 .26    .23 .27
-THROUGH, THROUGH64 = 11 * WIDE // NATIVE, 16 * WIDE // NATIVE  # of float64
+THROUGH, THROUGH64 = 11, 16  # of float64
 
 
 @inline
@@ -83,7 +81,7 @@ def are_short(call, numbers, x):
     most = FEW
     if call[GRADIENT] != 0:
         most = KEPT  # (of 16-bit types too: half as many bytes leave the memory waiting in either case)
-        if call[STREAM] != 0 and item_bytes(x) >= 4:
+        if is_streamed(call) and item_bytes(x) >= 4:
             most = THROUGH if item_bytes(x) == 4 else THROUGH64
     return vectors <= most and options_of(call, numbers, x).even
 

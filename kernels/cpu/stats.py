@@ -10,7 +10,7 @@ import numpy as np
 
 from ..formats import LN2
 from .beside import may_wait, sums_beside
-from .call import GRADIENT, N_CLASSES, Q_STEP, X_STEP, options_of, row_start, target_of
+from .call import GRADIENT, N_CLASSES, Q_STEP, STREAMS, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .element import value
 from .gradient import kept_of, write_rows
@@ -125,7 +125,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
         # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
         there = there and (waits or call[GRADIENT] == 0)
-        if waits:
+        if STREAMS and waits:
             rest, ties, linear, later = sums_beside(
                 call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, before, r, ahead, n_ahead
             )
@@ -196,7 +196,8 @@ def look_by_chunks(call, numbers, x0, g0, q0, weight, group, r, before):
     """``look`` at the whole of row ``r`` of a group, of several chunks."""
     apart()
     if target_of(call, group.first + r)[1]:
-        look(call, numbers, x0, g0, q0, weight, np.int64(0), np.int64(0), group, r, r + 1, before)
+        if STREAMS:  # the gradient of the group before
+            look(call, numbers, x0, g0, q0, weight, np.int64(0), np.int64(0), group, r, r + 1, before)
         return
     o = options_of(call, numbers, x0)
     found = chunk_at(call, numbers, x0, g0, q0, weight, np.int64(0), group, r, before)
