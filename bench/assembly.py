@@ -119,8 +119,9 @@ def count(pattern: str, instructions: Iterable[str]) -> int:
 class Counts(NamedTuple):
     """Instructions for each 16 elements: all; those that need a unit for vector arithmetic; that read; that write.
 
-    Arithmetic is what is done to vectors and masks but for moves: from memory, to it, and between registers, which a
-    processor only renames. What reads memory and computes is counted as both.
+    Arithmetic, of vectors of 512 bits, is what is done to vectors and masks but for moves: from memory, to it, and
+    between registers, which a processor only renames. (Intel's have no other units for them than those that multiply.)
+    Of shorter vectors it is what multiplies. What reads memory and computes is counted as both.
     """
 
     all: float
@@ -151,6 +152,7 @@ PARTS = {
     "stream": r"vmovnt",
     "store": r"v(?!movnt)\S+\s.*\)(\s*\{%k\d\})?$",
 }
+_PRODUCT = r"v(mul|fn?m(add|sub)\d+)p[sd]\b"
 _MOVE = r"vmov(nt|[au]p|dq)\S*\s+([^{]*$|.*\()|vp?broadcast\S*\s+[^%]*\("
 _LOAD = r"v\S+\s+([^(]*,\s*)?[^%,]*\(.*\)[^,]*,"
 _HALVES = r"vpmov\w+\s|vcvtps2ph\s"  # stores of half a register
@@ -204,7 +206,8 @@ def counts_of(code: Sequence[str], wanted: Pass, itemsize: int) -> Counts:
     share = 16 * (wanted.itemsize or itemsize) / sum(written)
     vectors = [i for i in code if re.match(r"[vk]", i)]
     stores = count(PARTS["store"], code) + count(PARTS["stream"], code)
-    arithmetic = len(vectors) - count(_MOVE, vectors)
+    whole = max(map(register_bytes, units)) == 64
+    arithmetic = len(vectors) - count(_MOVE, vectors) if whole else count(_PRODUCT, vectors)
     return Counts(*(share * n for n in (len(code), arithmetic, count(_LOAD, code), stores)))
 
 

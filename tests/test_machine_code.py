@@ -230,6 +230,14 @@ def test_what_an_instruction_counts_as(instruction, kinds):
     assert counts == Counts(**expected)
 
 
+def test_of_vectors_of_less_than_512_bits_what_multiplies_is_counted():
+    code = ["vpslld	$23, %ymm0, %ymm0"] * 2 + [
+        "vfmadd231ps	%ymm2, %ymm8, %ymm6",
+        "vaddps	(%rcx), %ymm7, %ymm7",
+    ]
+    assert assembly.counts_of([*code, "vmulps	%ymm1, %ymm1, %ymm2"], Pass("", ("power",)), 4) == Counts(5, 2, 1, 0)
+
+
 def test_counts_are_of_sixteen_elements_whatever_the_loop():
     code = [
         "vmaxps	(%rax), %ymm0, %ymm0",
@@ -237,7 +245,7 @@ def test_counts_are_of_sixteen_elements_whatever_the_loop():
         "vmaxps	64(%rax), %ymm2, %ymm2",
         "jne	.L",
     ]
-    assert assembly.counts_of(code, PASSES["largest logit"], 4) == Counts(4 * 16 / 24, 2, 2, 0)
+    assert assembly.counts_of(code, PASSES["largest logit"], 4) == Counts(4 * 16 / 24, 0, 2, 0)
     code = ["vpmovdw	%zmm1, (%rax)", "vmovdqu	%ymm1, 32(%rax)"]  # 16 elements each, of two bytes
     assert assembly.counts_of(code, PASSES["gradient, powers kept"], 2) == Counts(1, 0.5, 0, 1)
 
