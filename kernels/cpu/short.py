@@ -27,6 +27,8 @@ from .compile import device, inline
 from .gradient import fill, kept_of, kept_power, no_edge
 from .maths import constants
 from .simd import (
+    NATIVE,
+    WIDE,
     apart,
     at_once,
     count_true,
@@ -71,7 +73,7 @@ FEW = 16  # vectors of the longest rows taken this way where gradients are not a
 # classes                  100        160        200        256        300        500      1,000      2,000
 # float32               .39 .43    .34 .35    .34 .32    .36 .31    .35 .29    .31 .26    .32 .27
 # bfloat16                                    .25 .33    .24 .33    .24 .31    .23 .31    .22 .26    .23 .27
-THROUGH, THROUGH64 = 11, 16  # of float64
+THROUGH, THROUGH64 = 11 * WIDE // NATIVE, 16 * WIDE // NATIVE  # of float64
 
 
 @inline
