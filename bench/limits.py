@@ -66,7 +66,7 @@ CELLS = [
     Cell(Case("gradient", "bfloat16", 32768, 1000)),
 ]
 DTYPES = ("float32", "bfloat16")
-BESIDE = {"gradient": ["copy", "numpy", *installed(["jax"])[0]], "forward": ["read", *installed(["jax"])[0]]}
+BESIDE = {"gradient": ["copy"], "forward": ["read", *installed(["jax"])[0]]}
 BESIDE_SMALL = installed(["sklearn"])[0]
 SMALL = Case("gradient", "float32", 32, 10)
 
@@ -236,7 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="save the results")
     parser.add_argument("--saved", type=Path, metavar="PATH", help="saved results, in place of measuring")
     parser.add_argument("--readme", type=Path, metavar="PATH", help="file with the markers, to write the tables into")
-    parser.add_argument("--section", default="limits", help="markers' name: another for another machine's results")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "fastce.bench.limits", *words])
@@ -245,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         report.save(found, options.json)
     if options.readme:
-        markers = limits_tables.markers(options.section)
+        markers = limits_tables.START, limits_tables.END
         report.write_between_markers(options.readme, limits_tables.to_markdown(found), *markers)
 
 

@@ -7,13 +7,8 @@ from .report import lay_out, markdown_table, wrap
 from .run import Record, Results
 from .tables import SHOWN, Table, capital, duration, origin, select, shape
 
+START, END = "<!-- limits:start -->", "<!-- limits:end -->"
 
-def markers(section: str) -> tuple[str, str]:
-    """Between which lines of the README the tables are."""
-    return f"<!-- {section}:start -->", f"<!-- {section}:end -->"
-
-
-PEERS = ("numpy", "jax")
 STEPS = {  # of a small call: what has been timed, and what that has beside the step before
     "nothing": "Numba's call of a compiled function with these arguments",
     "kernel": "the compiled function: checks of the targets, loss and gradient",
@@ -83,23 +78,6 @@ def cells_table(records: list[Record]) -> Table:
     return rows
 
 
-def peers_table(records: list[Record]) -> Table:
-    """Tabulate how many times as fast as others the limits are, and fastce."""
-    names = [name for name in PEERS if all(name in r["times"] for r in records)]
-    kinds = "by arithmetic and memory", "by instructions and memory", "fastce"
-    rows = [["rows x classes", *(f"over {PROVIDERS[name].title}: {kind}" for name in names for kind in kinds)]]
-    for r in records:
-        found = Limits(r)
-        row = [", ".join([*([] if r["dtype"] == SHOWN[1] else [r["dtype"]]), shape(r)])]
-        for name in names:
-            theirs = median(r, name)
-            for seconds in (found.arithmetic, found.alone):
-                row.append(f"at most {theirs / max(seconds, found.memory):.1f}" if seconds else "")
-            row.append(f"{theirs / found.fastce:.1f}")
-        rows.append(row)
-    return rows
-
-
 def small_table(r: Record) -> Table:
     """Tabulate what a small call consists of."""
     rows = [["a small call consists of", "time"]]
@@ -116,10 +94,7 @@ def small_table(r: Record) -> Table:
 
 def tables(results: Results) -> dict[str, Table]:
     """Lay out everything that was measured, by title."""
-    cells = select(results, "limits")
-    found = {"Loss with gradient, float32, and where something else is said": cells_table(cells)}
-    if beside := [r for r in cells if r["function"] == SHOWN[0] and "numpy" in r["times"]]:
-        found["Times as fast as others, loss with gradient, float32 unless said"] = peers_table(beside)
+    found = {"Loss with gradient, float32, and where something else is said": cells_table(select(results, "limits"))}
     for r in select(results, "small call"):
         found[f"{capital(FUNCTIONS[r['function']].title)}, {r['dtype']}, {shape(r)}"] = small_table(r)
     for r in select(results, "instructions"):
@@ -143,7 +118,7 @@ def sentences(results: Results) -> list[str]:
             "In some lines the processor was busy with something else: its arithmetic was slower. Measure again."
         )
     for r in cells:
-        if "jax" in r["times"] and "read" in r["times"]:
+        if "jax" in r["times"]:
             found, jax = Limits(r), median(r, "jax")
             lines.append(
                 f"{capital(FUNCTIONS[r['function']].title)}, {shape(r)}: JAX takes {duration(jax)}, and reading the "

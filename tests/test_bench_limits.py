@@ -16,7 +16,7 @@ from fastce.kernels.cpu import launch
 from fastce.kernels.cpu.simd import FLOATS, NATIVE
 
 README = Path(__file__).parent.parent / "README.md"
-RESULTS = README.parent / "bench" / "results"
+SAVED = README.parent / "bench" / "results" / "limits.json"
 
 
 def past_the_caches(monkeypatch):
@@ -141,21 +141,10 @@ def test_a_processor_that_was_busy_is_told():
     assert any("busy" in line for line in limits_tables.sentences(results(1e-3, 2e-3)))
 
 
-@pytest.mark.parametrize(("section", "saved"), [("limits", "limits.json"), ("limits-avx2", "limits-avx2.json")])
-def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys, section, saved):
+def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys):
     text, copy = README.read_text(encoding="utf-8"), tmp_path / "README.md"
-    start, end = limits_tables.markers(section)
-    copy.write_text(text[: text.index(start) + len(start)] + text[text.index(end) :], encoding="utf-8")
-    limits.main(["--saved", str(RESULTS / saved), "--readme", str(copy), "--section", section])
+    start = text.index(limits_tables.START) + len(limits_tables.START)
+    copy.write_text(text[:start] + text[text.index(limits_tables.END) :], encoding="utf-8")
+    limits.main(["--saved", str(SAVED), "--readme", str(copy)])
     assert copy.read_text(encoding="utf-8") == text
     assert "at most" in capsys.readouterr().out
-
-
-def test_how_many_times_as_fast_as_others_the_limits_are():
-    times = {"fastce": 8e-6, "copy": 4e-6, "numpy": 8e-5, "jax": 4e-5, "fused": 1e-3, "one row": 1e-4}
-    values = {"threads": 2.0, "fused": 1e6, "arithmetic": 2000.0, "one row": 20.0}  # 2 us, and 5 us
-    assert limits_tables.peers_table([record(times, values)])[1] == [
-        "10 x 1,000", "at most 20.0", "at most 16.0", "10.0", "at most 10.0", "at most 8.0", "5.0",
-    ]  # fmt: skip
-    del times["jax"], times["one row"], values["one row"]
-    assert limits_tables.peers_table([record(times, values)])[1] == ["10 x 1,000", "at most 20.0", "", "10.0"]
