@@ -1,10 +1,10 @@
 """How far the CPU kernels are from what this machine can do at all, and which limit is the nearest.
 
 Three limits of loss with gradient, timed in turn with the call itself: a copy of as many bytes; the arithmetic of the
-kernels' loops, counted in their machine code, at the rate at which this machine does independent fused multiply-adds,
-as if nothing ever waited; and the kernels where all rows lie in the same memory, that of one row, so that they wait for
-their own instructions alone. Of forward, in place of the copy, a sum over the logits. And what a small call's time is
-made of.
+kernels' loops, counted in their machine code, at the best rate at which this machine was seen to do independent fused
+multiply-adds, as if nothing ever waited; and the kernels where all rows lie in the same memory, that of one row, so
+that they wait for their own instructions alone. Of forward, in place of the copy, a sum over the logits. Peers run
+beside them: they can be beaten by as much as they take longer than these. And what a small call's time is made of.
 
 `python -m fastce.bench.limits --json bench/results/limits.json --readme README.md` measures, saves, and writes the
 tables into the README. Compiling the kernels anew, to read their assembly, takes most of the time.
@@ -37,7 +37,7 @@ from . import assembly, limits_tables, report
 from .cases import PROVIDERS, Case, installed
 from .contenders import Problem, dtype_of
 from .data import make_logits
-from .run import Record, Results, machine, record, results
+from .run import Record, Results, checked, machine, record, results
 from .timing import Race
 from .variants import Calls, on_threads
 
@@ -56,6 +56,7 @@ CELLS = [
     Cell(Case("gradient", "float32", 1024, 1000)),
     Cell(Case("gradient", "float32", 2048, 1000)),
     Cell(Case("gradient", "float32", 32768, 1000)),  # past the caches
+    Cell(Case("gradient", "float32", 1024, 32000)),
     Cell(Case("gradient", "float32", 8192, 100)),
     Cell(Case("gradient", "float32", 65536, 10)),  # a row a lane
     Cell(Case("gradient", "float32", 32, 50257)),
@@ -66,7 +67,8 @@ CELLS = [
     Cell(Case("gradient", "bfloat16", 32768, 1000)),
 ]
 DTYPES = ("float32", "bfloat16")
-BESIDE = {"gradient": ["copy"], "forward": ["read", *installed(["jax"])[0]]}
+PEERS = installed(limits_tables.PEERS)[0]
+MEMORY = {"gradient": "copy", "forward": "read"}
 BESIDE_SMALL = installed(["sklearn"])[0]
 SMALL = Case("gradient", "float32", 32, 10)
 
@@ -143,13 +145,15 @@ def one_row(case: Case) -> OneRow:
     return OneRow(partial(cpu.cross_entropy, task), n_rows * n_classes)
 
 
-def measure(cell: Cell, counts: dict[str, assembly.Counts]) -> Record:
-    """Time a cell beside its limits; without counts, there is none for the arithmetic."""
+def measure(cell: Cell, counts: dict[str, assembly.Counts], wrong: dict[str, str]) -> Record:
+    """Time a cell beside its limits, of which, without counts, arithmetic is none, and beside peers on as many threads.
+
+    Peers whose result is wrong are put into `wrong` instead.
+    """
     case, n_threads = cell.case, cell.threads or numba.get_num_threads()
     passes, elements = passes_of(case), case.n_rows * case.n_classes
-    problem = Problem(case.n_rows, case.n_classes, dtype_of(case.dtype))
-    builders = {name: PROVIDERS[name].builders[case.function] for name in ("fastce", *BESIDE[case.function])}
-    calls: Calls = {name: on_threads(build(problem).call, n_threads) for name, build in builders.items()}
+    names = ["fastce", MEMORY[case.function], *([] if cell.threads else PEERS)]
+    calls: Calls = {name: on_threads(call, n_threads) for name, call in checked(case, names, wrong).items()}
     values = {"threads": float(n_threads)}
     if all(name in counts for name in passes):
         numbers = np.ones((n_threads, ROOM), np.float32) / np.arange(1, ROOM + 1, dtype=np.float32)
@@ -222,11 +226,12 @@ def run(dtypes: Sequence[str], command: str) -> Results:
         record("instructions", Case("gradient", dtype, 0, 0), values={name: c._asdict() for name, c in found.items()})
         for dtype, found in counts.items()
     ]
-    records += [measure(cell, counts.get(cell.case.dtype, {})) for cell in CELLS if cell.case.dtype in dtypes]
+    wrong: dict[str, str] = {}
+    records += [measure(cell, counts.get(cell.case.dtype, {}), wrong) for cell in CELLS if cell.case.dtype in dtypes]
     records += [small()] if SMALL.dtype in dtypes else []
-    timed = ["fastce", *BESIDE["forward"], *BESIDE_SMALL]
+    timed = ["fastce", *PEERS]
     packages = {package for name in timed for package in PROVIDERS[name].needs}
-    return results(records, packages, {}, command, machine())
+    return results(records, packages, wrong, command, machine())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -236,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="save the results")
     parser.add_argument("--saved", type=Path, metavar="PATH", help="saved results, in place of measuring")
     parser.add_argument("--readme", type=Path, metavar="PATH", help="file with the markers, to write the tables into")
+    parser.add_argument("--section", default="limits", help="markers' name: another for another machine's results")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "fastce.bench.limits", *words])
@@ -244,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         report.save(found, options.json)
     if options.readme:
-        markers = limits_tables.START, limits_tables.END
+        markers = limits_tables.markers(options.section)
         report.write_between_markers(options.readme, limits_tables.to_markdown(found), *markers)
 
 

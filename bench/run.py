@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
@@ -71,7 +71,14 @@ def problem_of(dtype: str, n_rows: int, n_classes: int) -> tuple[Problem, Oracle
 
 
 def prepare(case: Case, providers: Iterable[str], budget: float, wrong: dict[str, str] | None = None) -> Race:
-    """Build the contenders of a cell, check each against the oracle, and set up their race.
+    """Set up the race of the contenders of a cell, each of which has been `checked`."""
+    return Race(checked(case, providers, wrong), budget)
+
+
+def checked(
+    case: Case, providers: Iterable[str], wrong: dict[str, str] | None = None
+) -> dict[str, Callable[[], object]]:
+    """Build the contenders of a cell, check each against the oracle, and give their calls.
 
     A peer whose result is wrong is not timed; what is wrong goes into `wrong`, where that is given.
 
@@ -96,7 +103,7 @@ def prepare(case: Case, providers: Iterable[str], budget: float, wrong: dict[str
             wrong[label] = str(error).removeprefix(f"{label}: ")
             continue
         calls[name] = contender.call
-    return Race(calls, budget)
+    return calls
 
 
 def record(

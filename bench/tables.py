@@ -214,6 +214,12 @@ def origin(results: Results) -> list[str]:
     ]
 
 
+def left_out(results: Results) -> list[str]:
+    """Sentences on who was not timed, and why."""
+    titles = {name: provider.title for name, provider in PROVIDERS.items()}
+    return [f"Left out: {titles.get(name, name)} ({reason})." for name, reason in results["left_out"].items()]
+
+
 def facts(results: Results) -> list[str]:
     """Sentences on machine, versions, command, and how to read the tables."""
     speed = select(results, "speed")
@@ -224,8 +230,7 @@ def facts(results: Results) -> list[str]:
         "Copy: as many bytes read and written by all threads and nothing computed; 1.00 of copy speed would be as fast "
         "as that. Read: the logits summed up as integers by all threads, beside functions that write no array.",
     ]
-    for name, reason in results["left_out"].items():
-        lines.append(f"Left out: {PROVIDERS[name].title if name in PROVIDERS else name} ({reason}).")
+    lines += left_out(results)
     if any("fastce" in r["times"] for r in speed):
         lines.append(f"Faster than fastce: {'; '.join(losses(speed)) or 'none in this run'}.")
     return lines

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -98,35 +96,6 @@ def test_an_edit_of_any_file_of_the_kernels_counts(tmp_path: Path) -> None:
 def test_kernels_are_kept_in_these_files() -> None:
     assert isinstance(targets.sum_rows._cache, cache.KernelCache)
     assert isinstance(targets.sum_rows._cache._cache_file, Files)
-
-
-# What `warmup` does with them. In processes of their own, whose folder is empty.
-
-HITS = """
-import sys
-import fastce
-from fastce import sysinfo
-fastce.warmup(sys.argv[1:], functions="logsumexp", processes=2)
-kernels = set(sysinfo.cached_kernels())
-print(sum(sum(k.stats.cache_misses.values()) for k in kernels), sum(sum(k.stats.cache_hits.values()) for k in kernels))
-"""
-
-
-def test_types_that_were_compiled_at_once_in_other_processes_are_all_on_disk(tmp_path: Path) -> None:
-    for misses_of_compiled in (0, 0):  # the second time, no process is needed
-        done = subprocess.run(
-            [sys.executable, "-c", HITS, "float32", "float64"],
-            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "1"},
-            cwd=Path(__file__).parent.parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        misses, hits = map(int, done.stdout.split())
-        assert misses == misses_of_compiled
-        assert hits >= 2
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_only_from_disk_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,20 +92,36 @@ def test_wheel_holds_fastce_and_nothing_else(wheel: Path) -> None:
     assert f"{info}licenses/LICENSE" in names
 
 
+# What the kernels on disk were asked for in vain, and found there.
+USED = """
+import fastce, fastce.bench.page
+import fastce.bench as bench, fastce.kernels.cpu as cpu
+from fastce import sysinfo
+fastce.warmup(["float32", "float64"], functions="logsumexp", processes=2)
+kernels = set(sysinfo.cached_kernels())
+print(sum(sum(k.stats.cache_misses.values()) for k in kernels), sum(sum(k.stats.cache_hits.values()) for k in kernels))
+print(fastce.logsumexp([[0.0]]))
+print(fastce.__file__, cpu.__file__, bench.__file__, sep="\\n")
+"""
+
+
 def test_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """What other processes compile at once is all on disk then: here nothing is, nor in a later process."""
+    site, cache = tmp_path / "site", tmp_path / "cache"
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
-    code = (
-        "import fastce, fastce.kernels.cpu as k, fastce.bench as b, fastce.bench.page; print(fastce.__file__); "
-        "print(k.__file__); print(b.__file__); print(fastce.softmax([0.]))"
-    )
-    done = run_python(code, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    package, kernels, bench, result = done.stdout.splitlines()
-    assert Path(package).parent == tmp_path / "fastce"
-    assert Path(kernels).parent == tmp_path / "fastce" / "kernels" / "cpu"
-    assert Path(bench).parent == tmp_path / "fastce" / "bench"
-    assert result == "[1.]"
+        archive.extractall(site)
+    for _ in ("first use", "second use"):
+        done = run_python(USED, cwd=tmp_path, PYTHONPATH=str(site), NUMBA_CACHE_DIR=str(cache), NUMBA_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+        used, result, *files = done.stdout.splitlines()
+        misses, hits = map(int, used.split())
+        assert misses == 0
+        assert hits >= 2
+        assert result == "[0.]"
+        assert [Path(file).parent for file in files] == [
+            site / "fastce" / folder for folder in (".", "kernels/cpu", "bench")
+        ]
+    assert not list(cache.rglob("*.tmp"))
 
 
 def test_sdist_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:

@@ -467,6 +467,7 @@ assert in_child(lambda: not wrong(expected)) == 0
 
 
 @needs_fork
+@pytest.mark.slow
 def test_fork_while_another_thread_compiles_the_kernels(expected, tmp_path):
     code = """
 expected, statuses = load(), []

@@ -239,13 +239,13 @@ def assert_all_noticed(left, unnoticed=None):
 @pytest.mark.parametrize("part", PARTS)
 def test_broken_kernels_are_noticed(gpu, monkeypatch, part):
     check = CheckedRows(gpu, monkeypatch, PARTS[part], part, "float32", True)
-    assert_all_noticed(left_of(check, KINDS, every=9), UNNOTICED.get(part))
+    assert_all_noticed(left_of(check, KINDS, every=18), UNNOTICED.get(part))
 
 
 @pytest.mark.parametrize("name", [*sums.NAMES, "layout", "scale"])
 def test_broken_sums_are_noticed(gpu, monkeypatch, name):
     """In float64: half of a number from another lane would be lost in what float32 rounds."""
-    assert_all_noticed(left_of(CheckedSums(gpu, monkeypatch, name, "float64"), KINDS, every=6))
+    assert_all_noticed(left_of(CheckedSums(gpu, monkeypatch, name, "float64"), KINDS, every=12))
 
 
 @pytest.mark.slow
