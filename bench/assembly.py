@@ -67,12 +67,14 @@ def assembly_of(dtype: str) -> str:
     def without_cache(function: object) -> object:
         return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
 
-    compiled = kernels.work_on(ELEMENTS[dtype])
-    if compiled.cache_hits:
-        with mock.patch.object(kernels, "work", without_cache):
-            compiled = kernels.work_on(ELEMENTS[dtype])
-    assembly: str = compiled._library.get_asm_str()
-    return assembly
+    texts = []
+    for regime in kernels.REGIMES:
+        compiled = kernels.work_on(ELEMENTS[dtype], regime)
+        if compiled.cache_hits:
+            with mock.patch.object(kernels, "work", without_cache):
+                compiled = kernels.work_on(ELEMENTS[dtype], regime)
+        texts.append(compiled._library.get_asm_str())
+    return "\n".join(texts)
 
 
 def hot_loops(assembly: str) -> dict[str, list[Loop]]:
@@ -184,7 +186,7 @@ def instructions(dtype: str) -> dict[str, Counts]:
     for name, wanted in PASSES.items():
         counted = [counts_of(code, wanted, 4 if dtype == "float32" else 2) for code in loops_of(wanted, loops)]
         if counted:
-            found[name] = min(counted, key=lambda counts: (counts.arithmetic, counts.stores))
+            found[name] = min(counted, key=lambda counts: (counts.arithmetic, counts.all))
     return found
 
 

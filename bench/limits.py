@@ -75,7 +75,7 @@ SMALL = Case("gradient", "float32", 32, 10)
 
 def passes_of(case: Case) -> tuple[str, ...]:
     """Name the passes that the kernels make over the rows of a case (`assembly.PASSES`)."""
-    if launch._is_narrow(case.n_rows, case.n_classes):
+    if launch._regime(case.n_rows, case.n_classes) != kernels.ROWS:
         return "rows to lanes", "largest logits of lanes", "sums of lanes", "gradients of lanes", "lanes to rows"
     if case.function == "forward":
         return "largest logit", "sums"

@@ -33,8 +33,13 @@ FUNCTIONS: dict[str, Callable[[Array, Array], object]] = {
     "log_softmax": lambda x, y: api.log_softmax(x),
     "nll_loss": api.nll_loss,
 }
-# Rows and classes: a call for one thread, and one for all of them.
-SHAPES = {"one thread": (2, 2), "all threads": (1024, 128)}
+# Rows and classes, of each regime of the kernels: for one thread, and for all of them.
+SHAPES = {
+    "few classes": (2, 2),
+    "some classes": (8, 32),
+    "many classes": (1024, 128),
+    "one row": (1, 1 << 17),
+}
 
 
 def warmup(
@@ -90,7 +95,7 @@ def warmup(
     names = _names("functions", tuple(FUNCTIONS) if functions is None else functions, tuple(FUNCTIONS))
     arrays = {name: _dtype(name) for name in types}
     start = time.perf_counter()
-    steps = [(dtype, name, threads) for dtype in types for name in names for threads in SHAPES]
+    steps = [(dtype, name, shape) for dtype in types for name in names for shape in SHAPES]
     done, total = 0, len(steps)
 
     def begin(label: str) -> None:
@@ -99,8 +104,8 @@ def warmup(
             progress(done, total, label)
         done += 1
 
-    def call(dtype: str, name: str, threads: str) -> None:
-        n_rows, n_classes = SHAPES[threads]
+    def call(dtype: str, name: str, shape: str) -> None:
+        n_rows, n_classes = SHAPES[shape]
         FUNCTIONS[name](np.zeros((n_rows, n_classes), arrays[dtype]), np.zeros(n_rows, np.int64))
 
     if processes is None:
@@ -110,9 +115,9 @@ def warmup(
         total += len(missing) * len(steps) // len(types)
         _compile_in_processes(missing, names, processes, begin)
         done = total - len(steps)  # also where a process failed: what it has not compiled is compiled here
-    for dtype, name, threads in steps:
-        begin(f"{name} of {dtype}, {threads}")
-        call(dtype, name, threads)
+    for dtype, name, shape in steps:
+        begin(f"{name} of {dtype}, {shape}")
+        call(dtype, name, shape)
     begin("done")
     return time.perf_counter() - start
 

@@ -13,12 +13,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from conftest import assert_grad, assert_loss, oracle
 
 import fastce
-from fastce.kernels.cpu import launch
+from fastce.kernels.cpu import kernels, launch
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 600  # until a process that hangs is ended; compiling takes a minute, on a busy machine several
@@ -508,13 +509,24 @@ def test_number_of_threads_of_the_environment(layer, expected):
     [(20_000, 5), (4096, 100), (5000, 64), (8192, 100), (1024, 1000), (8191, 1000), (1030, 4096)],
 )
 def test_threads_have_equal_shares(n_rows, n_classes, n_threads):
-    narrow = launch._is_narrow(n_rows, n_classes)
-    _, block, _ = launch._shares(launch.LIMITS, n_rows, n_classes, narrow, n_threads, 4 * n_classes, 4)
+    regime = launch._regime(n_rows, n_classes)
+    _, block, _ = launch._shares(launch.LIMITS, n_rows, n_classes, regime, n_threads, 4 * n_classes, 4)
     blocks = [min(block, n_rows - first) for first in range(0, n_rows, block)]
     # (Numba gives each thread the same number of blocks, or one more, in order)
     most = -(-len(blocks) // n_threads) * block
     assert sum(blocks) == n_rows
     assert most <= 1.1 * n_rows / n_threads + 16
+
+
+@pytest.mark.parametrize("function", [fastce.cross_entropy, lambda x, y: fastce.cross_entropy(x, y, reduction="none")])
+def test_only_the_kernels_of_a_regime_are_compiled(monkeypatch, function):
+    asked, work = [], launch._work
+    monkeypatch.setattr(launch, "_plain_of", {})
+    monkeypatch.setattr(launch, "_work", lambda view, regime: asked.append(regime) or work(view, regime))
+    few, chunks = kernels.FEW if kernels.FEW in kernels.REGIMES else kernels.LANES, kernels.LOOK
+    for shape in ((3, 2), (3, 10), (3, 200), (1, 1 << 17)):
+        function(np.zeros(shape, np.float32), np.zeros(shape[0], int))
+    assert asked == [few, kernels.LANES, kernels.ROWS, chunks if numba.get_num_threads() > 1 else kernels.ROWS]
 
 
 @pytest.mark.parametrize("shape", [(100, 900), (5000, 9), (8000, 2), (9000, 1)])

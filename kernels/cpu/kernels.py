@@ -1,8 +1,10 @@
 """The kernels called from Python.
 
-All the work of a call is done by one function per type, ``work``: compiled once, reached by its address. Around it,
-``solve`` is a call on the calling thread and ``solve_shared`` one by Numba's threads; both only lay the call out in
-memory and say which rows, or chunks of rows, are whose.
+All the work of a call is done by one function per type and regime, ``work_on``: compiled when it is first needed,
+reached by its address. (All regimes in one would take as long to compile, but all of it in the first call: 80 seconds,
+where few classes take 16 to 23, many 44, and chunks 32, or 5 after the others; a Zen 3.) Around it, ``solve`` is a call
+on the calling thread and ``solve_shared`` one by Numba's threads; both only lay the call out in memory and say which
+rows, or chunks of rows, are whose.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from .call import (
     GRADIENT,
     GRADIENTS,
     INTEGERS,
-    N_CLASSES,
     N_ROWS,
     NUMBERS,
     PARTS,
@@ -38,23 +39,25 @@ from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
 
 _divided_by = inline(divided_by)
 
-# What ``work`` is to do with the rows, or chunks of rows, from ``begin`` to ``end``.
-ROWS, GROUPS, LOOK, FINISH, WRITE = range(5)
+# The regimes: rows one by one; a row a lane; chunks of rows, all of which are looked at before all rows are finished
+# and the gradients of all chunks written; and, where that is another, a row a lane of wider vectors.
+ROWS, LANES, LOOK, FEW, FINISH, WRITE = range(6)
+REGIMES = (ROWS, LANES, LOOK, FEW) if MOST_WIDE > 0 else (ROWS, LANES, LOOK)
 
 
-def work_on(element: types.Type) -> Any:
-    """The work on logits of a type, compiled: an object that has an ``address``."""
+def work_on(element: types.Type, regime: int) -> Any:
+    """The work of a regime on logits of a type, compiled: an object that has an ``address``."""
 
     def body(call_address, numbers_address, step, begin, end):
         call, numbers = pointer_at(call_address, np.int64), pointer_at(numbers_address, np.float64)
         x, g = pointer_at(call[X], element), pointer_at(call[GRADIENT], element)
         q, weight = arithmetic_at(call[Q], x), arithmetic_at(call[WEIGHT], x)
-        if step == GROUPS and call[N_CLASSES] <= MOST_WIDE:
-            run_groups(call, numbers, wide(x), wide(g), wide(q), wide(weight), begin, end)
-        elif step == GROUPS:
-            run_groups(call, numbers, x, g, q, weight, begin, end)
-        elif step == ROWS:
+        if regime == ROWS:
             run_rows(call, numbers, x, g, q, weight, begin, end)
+        elif regime == LANES:
+            run_groups(call, numbers, x, g, q, weight, begin, end)
+        elif regime == FEW:
+            run_groups(call, numbers, wide(x), wide(g), wide(q), wide(weight), begin, end)
         elif step == LOOK:
             look(call, numbers, x, q, weight, begin, end)
         elif step == FINISH:
@@ -104,7 +107,7 @@ def solve(
     function, step, block, x, g, q, h, steps, class_steps, offsets, targets, ignore_index, weight, rows_in, rows_out,
     classes_out, settings, kind, tuning
 ):  # fmt: skip
-    """All rows on the calling thread; ``function`` is the address of the work. Arguments: see ``launch.py``.
+    """All rows on the calling thread; ``function`` is the address of the work on them. Arguments: see ``launch.py``.
 
     Gives the sum of the row losses.
     """

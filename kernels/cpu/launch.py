@@ -14,12 +14,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
+from numba.np.numpy_support import from_dtype
 
 from ..task import Array, Task
 from . import kernels, threads
 from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, STREAMS, are_even
-from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN
+from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN, MOST_WIDE
 from .sums import CHUNK
 from .targets import sum_rows
 
@@ -60,7 +60,6 @@ LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=STR
 class Memory(NamedTuple):
     """How logits of a type lie in memory (see ``simd.py``), and what stands for arrays that are not there."""
 
-    element: types.Type
     view: Any  # the NumPy type of the same bits that Numba has arrays of
     arithmetic: Any
     no_gradient: Array
@@ -72,12 +71,10 @@ class Memory(NamedTuple):
 @cache
 def memory_of(dtype: np.dtype[Any]) -> Memory:
     """The memory of logits of a type."""
-    element = {"float16": types.uint16, "bfloat16": types.int16, "float32": types.float32, "float64": types.float64}
     views: dict[str, Any] = {"float16": np.uint16, "bfloat16": np.int16, "float32": np.float32, "float64": np.float64}
     view = views[dtype.name]
     arithmetic: Any = np.float64 if dtype == np.float64 else np.float32
     return Memory(
-        element[dtype.name],
         view,
         arithmetic,
         np.empty((0, 0), view),
@@ -88,9 +85,9 @@ def memory_of(dtype: np.dtype[Any]) -> Memory:
 
 
 @cache
-def _work(dtype: np.dtype[Any]) -> int:
-    """Address of the compiled work on logits of a type."""
-    return int(kernels.work_on(memory_of(dtype).element).address)
+def _work(view: np.dtype[Any], regime: int) -> int:
+    """Address of the compiled work of a regime on logits that Numba sees as of this type."""
+    return int(kernels.work_on(from_dtype(view), regime).address)
 
 
 _NO_INTEGERS = np.empty(0, np.int64)
@@ -104,16 +101,16 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
     memory = memory_of(x.dtype)
     adjacent = _adjacent(x) and _adjacent(grad) and _adjacent(q) and _adjacent(hess)
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
-    narrow = _is_narrow(x.size // x.shape[-1], x.shape[-1], _are_even(task))
+    regime = _regime(x.size // x.shape[-1], x.shape[-1], _are_even(task))
     if q is not None and q.dtype.type is not memory.arithmetic:
-        return _run_copied(task, kind, narrow)
+        return _run_copied(task, kind, regime)
     if adjacent:
-        return _run(task, kind, narrow, memory.adjacent)
-    if narrow and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
+        return _run(task, kind, regime, memory.adjacent)
+    if regime != kernels.ROWS and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
         return _run(
-            task, kind, narrow, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess))
+            task, kind, regime, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess))
         )
-    return _run_copied(task, kind, narrow)
+    return _run_copied(task, kind, regime)
 
 
 class Mean(NamedTuple):
@@ -136,14 +133,15 @@ def plain(
     arithmetic type.
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
-    narrow = _is_narrow(n_rows, n_classes, mean is None or _is_even(mean))
+    works, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    regime = _regime(n_rows, n_classes, mean is None or _is_even(mean))
     x = logits if view is None else logits.view(view)
     g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
     if is_small(n_rows, n_classes):
-        step, block, tuning = kernels.GROUPS if narrow else kernels.ROWS, 0, _SMALL
+        step, block, tuning = regime, 0, _SMALL
     else:
-        step, block, tuning = _plain_way(logits, narrow, grad is not None and grad is not logits)
+        step, block, tuning = _plain_way(logits, regime, grad is not None and grad is not logits)
+    function = works[step] or _compiled(works, x, step)
     result: tuple[int, float]
     if mean is None:
         args = (function, step, block, x, g, no_rows, targets, ignore_index, tuning)
@@ -172,18 +170,19 @@ def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
     The arrays are C-contiguous and writeable: logits (N, C), and (N, C) or (N,) to fill.
     """
     n_rows, n_classes = logits.shape
-    function, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    works, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
     kind = _KINDS[name]
-    narrow = _is_narrow(n_rows, n_classes)
+    regime = _regime(n_rows, n_classes)
     x = logits if view is None else logits.view(view)
     if name == "logsumexp":
         g, lse, writes = no_gradient, fill, False
     else:
         g, lse, writes = x if fill is logits else fill if view is None else fill.view(view), no_rows, fill is not logits
     if is_small(n_rows, n_classes):
-        step, block, tuning = kernels.GROUPS if narrow else kernels.ROWS, 0, _SMALL
+        step, block, tuning = regime, 0, _SMALL
     else:
-        step, block, tuning = _plain_way(logits, narrow, writes)
+        step, block, tuning = _plain_way(logits, regime, writes)
+    function = works[step] or _compiled(works, x, step)
     args = (function, step, block, x, g, lse, kind, tuning)
     _call(kernels.solve_logits_shared, kernels.solve_logits, args)
 
@@ -192,24 +191,32 @@ _KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX
 _SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
 
 
-def _plain_way(logits: Array, narrow: bool, writes: bool) -> tuple[int, int, tuple[int, int]]:
+def _plain_way(logits: Array, regime: int, writes: bool) -> tuple[int, int, tuple[int, int]]:
     """Step, block and tuning of a call on contiguous logits that is not small; ``writes``: to another place."""
     n_rows, n_classes = logits.shape
     n_threads, x_step = threads.available(), logits.strides[0]
-    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, n_threads, x_step, logits.itemsize)
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, logits.itemsize)
     return step, block, (int(writes and logits.nbytes >= LIMITS.stream), fetch)
 
 
-_Plain = tuple[int, Array, Array, Any]
+_Plain = tuple[list[int], Array, Array, Any]
 _plain_of: dict[Any, _Plain] = {}  # by the type of an element: to hash a NumPy dtype takes 0.3 µs
 
 
 def _prepare(dtype: np.dtype[Any]) -> _Plain:
-    """Of a type: the work on such logits, what stands for a gradient and for rows, how Numba must see the logits."""
+    """Of a type: the work on such logits, by regime, 0 where it is not compiled; what stands for a gradient and for
+    rows, how Numba must see the logits.
+    """
     memory = memory_of(dtype)
     view = None if dtype.type is memory.view else memory.view
-    _plain_of[dtype.type] = _work(dtype), memory.no_gradient, memory.no_rows, view
+    _plain_of[dtype.type] = [0] * len(kernels.REGIMES), memory.no_gradient, memory.no_rows, view
     return _plain_of[dtype.type]
+
+
+def _compiled(works: list[int], x: Array, regime: int) -> int:
+    """``_work``, remembered in ``works``."""
+    works[regime] = _work(x.dtype, regime)
+    return works[regime]
 
 
 def is_small(n_rows: int, n_classes: int) -> bool:
@@ -217,8 +224,8 @@ def is_small(n_rows: int, n_classes: int) -> bool:
     return n_rows * (n_classes + LIMITS.row) < LIMITS.serial
 
 
-def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
-    """Whether rows lie across the lanes. Nanoseconds a row, one thread, loss and gradient, in the cache:
+def _regime(n_rows: int, n_classes: int, even: bool = True) -> int:
+    """That of whole rows: one by one, or a lane each. Nanoseconds a row, one thread, loss and gradient, in the cache:
 
     classes                       64   100   128
     a lane each                   36    59    73
@@ -229,7 +236,11 @@ def _is_narrow(n_rows: int, n_classes: int, even: bool = True) -> bool:
     each takes any layout, of which the others need a copy: 96 classes that lie first, on two threads, 81 and 265. The
     same bits in any layout mean the same way, so that short.py begins a little late.
     """
-    return n_classes <= 16 or (n_classes <= (MAX_CLASSES_EVEN if even else MAX_CLASSES) and n_rows >= 8)
+    if n_classes <= MOST_WIDE:
+        return kernels.FEW
+    if n_classes <= 16 or (n_classes <= (MAX_CLASSES_EVEN if even else MAX_CLASSES) and n_rows >= 8):
+        return kernels.LANES
+    return kernels.ROWS
 
 
 def _are_even(task: Task) -> bool:
@@ -243,27 +254,29 @@ def _are_even(task: Task) -> bool:
 
 @lru_cache(maxsize=1024)
 def _shares(
-    limits: Limits, n_rows: int, n_classes: int, narrow: bool, n_threads: int, x_step: int, item_bytes: int
+    limits: Limits, n_rows: int, n_classes: int, regime: int, n_threads: int, x_step: int, item_bytes: int
 ) -> tuple[int, int, int]:
-    """Give the step of ``kernels.work_on``, how many rows, or chunks, a thread takes at a time, and ``_fetched``.
+    """Give the regime, how many rows, or chunks, a thread takes at a time, and ``_fetched``.
 
-    0 rows: one thread. Remembered, because kernels leave nothing in the caches of what Python looks at: every line of
-    it that runs takes half a microsecond, or two.
+    The regime is the one given, of whole rows, or that of chunks. 0 rows: one thread. Remembered, because kernels leave
+    nothing in the caches of what Python looks at: every line of it that runs takes half a microsecond, or two.
     """
-    fetch, step = _fetched(x_step, n_classes, item_bytes), kernels.GROUPS if narrow else kernels.ROWS
+    fetch, one_by_one = _fetched(x_step, n_classes, item_bytes), regime == kernels.ROWS
     if n_threads == 1:
-        return step, 0, fetch
-    if not narrow and n_classes > CHUNK and n_rows < limits.even * n_threads:
+        return regime, 0, fetch
+    if one_by_one and n_classes > CHUNK and n_rows < limits.even * n_threads:
         return kernels.LOOK, 1, fetch
     blocks = -(-n_rows // max(1, min(max(limits.block // n_classes, limits.rows), -(-n_rows // (2 * n_threads)))))
     block = -(-n_rows // (-(-blocks // n_threads) * n_threads))  # (as many for each: Numba shares them out beforehand)
-    return step, -(-block // 16) * 16 if narrow else block, fetch  # (whole groups)
+    return regime, block if one_by_one else -(-block // 16) * 16, fetch  # (whole groups)
 
 
 def _alone(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments for one thread, where others may not be used."""
-    function, step, _, *others = args
-    return (function, kernels.ROWS if step == kernels.LOOK else step, 0, *others)
+    function, step, _, x, *others = args
+    if step == kernels.LOOK:
+        function, step = _work(x.dtype, kernels.ROWS), kernels.ROWS
+    return (function, step, 0, x, *others)
 
 
 def _adjacent(array: Array | None) -> bool:
@@ -271,14 +284,14 @@ def _adjacent(array: Array | None) -> bool:
     return array is None or (array.flags.aligned and (array.strides[-1] == array.itemsize or array.shape[-1] == 1))
 
 
-def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> float:
+def _run(task: Task, kind: int, regime: int, class_steps: tuple[int, ...]) -> float:
     (
         logits, targets, q, weight, sample_weight, upstream, lse_in, ignore_index, label_smoothing, z_loss, softcap,
         logit_scale, ce_scale, zl_scale, zl_ratio, grad, loss, lse, argmax, correct, rank, target_prob, entropy,
         hess,
     ) = task  # fmt: skip
     dtype = logits.dtype
-    _, view, arithmetic, no_gradient, no_q, no_rows, _ = memory_of(dtype)
+    view, arithmetic, no_gradient, no_q, no_rows, _ = memory_of(dtype)
     n_classes = logits.shape[-1]
     n_rows = logits.size // n_classes
     x_step = _step(logits)
@@ -291,10 +304,10 @@ def _run(task: Task, kind: int, narrow: bool, class_steps: tuple[int, ...]) -> f
         x_step = g_step = q_step = h_step = 0
     streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
     n_threads = 1 if is_small(n_rows, n_classes) else threads.available()  # (to ask how many there are starts them)
-    step, block, fetch = _shares(LIMITS, n_rows, n_classes, narrow, n_threads, x_step, dtype.itemsize)
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, dtype.itemsize)
     x = _first_row(logits, view)
     args = (
-        _work(dtype),
+        _work(x.dtype, step),
         step,
         block,
         x,
@@ -387,17 +400,17 @@ def _first_row(array: Array, view: Any) -> Array:
     return first
 
 
-def _run_copied(task: Task, kind: int, narrow: bool) -> float:
+def _run_copied(task: Task, kind: int, regime: int) -> float:
     """The same, by blocks of rows copied to where classes lie next to each other, and probabilities are of the type
     that is computed in; and back.
     """
     shape, first = task.logits.shape, 0
     for block in _row_blocks(shape[:-1], max(1, _COPIED_ELEMENTS // shape[-1])):
-        first += _run_block(task, kind, narrow, block, first)
+        first += _run_block(task, kind, regime, block, first)
     return 0.0 if task.loss is None else float(sum_rows(task.loss))
 
 
-def _run_block(task: Task, kind: int, narrow: bool, block: tuple[int | slice, ...], first: int) -> int:
+def _run_block(task: Task, kind: int, regime: int, block: tuple[int | slice, ...], first: int) -> int:
     """One of these blocks, whose rows begin at ``first``; gives how many there are. Its copies are let go here."""
     memory = memory_of(task.logits.dtype)
     x = np.require(task.logits[block], requirements=["C", "A"])
@@ -407,7 +420,7 @@ def _run_block(task: Task, kind: int, narrow: bool, block: tuple[int | slice, ..
     q = None if task.probabilities is None else np.require(task.probabilities[block], memory.arithmetic, ["C", "A"])
     hess = None if task.hess is None else np.empty(x.shape, memory.arithmetic)
     block_task = task._replace(logits=x, grad=grad, probabilities=q, hess=hess, **of_rows)
-    _run(block_task, kind, narrow, memory.adjacent)
+    _run(block_task, kind, regime, memory.adjacent)
     if task.grad is not None:
         task.grad[block] = grad
     if task.hess is not None:

@@ -44,6 +44,8 @@ from .gradient import fill, kept_power, no_edge
 from .hessian import across_lanes
 from .maths import constants
 from .simd import (
+    NATIVE,
+    WIDE,
     advance,
     apart,
     arithmetic_at,
@@ -104,7 +106,8 @@ from .transposed import (
 )
 
 MAX_CLASSES, MAX_CLASSES_EVEN = 128, 96  # what the buffers hold, and where short.py takes over: see launch.py
-MOST_WIDE = 8  # classes of which there are ``WIDE`` bytes of rows together, on machines whose registers are smaller
+# Classes of which there are ``WIDE`` bytes of rows together, on machines whose registers are smaller.
+MOST_WIDE = 8 if NATIVE < WIDE else 0
 ONE_SUM = 16  # terms of the longest rows that are summed in the arithmetic type alone
 # Classes: what belongs to a target is picked beside what is computed of all. (By its address, it would have to wait
 # until what lies there is written: with 2 to 10 classes 5 to 8 % longer. With more, there is more to compare.)
