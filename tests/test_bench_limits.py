@@ -152,7 +152,7 @@ def test_how_many_times_as_fast_as_its_peers_it_could_be():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("section", "saved"), [("limits", "limits.json")])
+@pytest.mark.parametrize(("section", "saved"), [("limits", "limits.json"), ("limits-avx2", "limits-avx2.json")])
 def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys, section, saved):
     text, copy = README.read_text(encoding="utf-8"), tmp_path / "README.md"
     start, end = limits_tables.markers(section)
