@@ -149,6 +149,7 @@ PARTS = {
     "largest": SYNTAX["x86-64"]["largest"],
     "power": r"vpslld\s+\$23\b",  # the exponent of a power of two to its place
     "shuffle": r"v(perm|p?unpck|shuf)",
+    "widen": r"vcvtps2pd",
     "masked": r"v(maskmov\S+\s.*\)|\S+\s.*\)\s*\{%k\d\})$",  # part of a vector is written
     "part": r"v(p?maskmov\S+\s+[^%]*\(|\S+\s+[^%]*\(.*\{%k\d\}\s*\{z\})",  # is read
     "stream": r"vmovnt",
@@ -170,7 +171,7 @@ PASSES = {
     "rows to lanes": Pass("run_groups", ("store", "shuffle", "part"), ("masked",)),
     "largest logits of lanes": Pass("run_groups", ("largest",), ("power",)),
     "sums of lanes": Pass("_even_sums", ("power", "store")),
-    "gradients of lanes": Pass("run_groups", ("store", "fused"), ("power", "shuffle")),
+    "gradients of lanes": Pass("run_groups", ("store", "fused"), ("power", "shuffle", "widen")),
     "lanes to rows": Pass("run_groups", ("masked", "shuffle"), itemsize=0),
 }
 

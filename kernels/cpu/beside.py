@@ -30,9 +30,10 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
+from .folds import fold_larger
 from .gradient import again, vector, whole_vectors, with_target, write_ends
 from .simd import advance, apart, item_bytes, lanes, load, stream, widen, zeros, zeros64
-from .sums import BLOCK, even_end, even_vector, larger, largest_from
+from .sums import BLOCK, even_end, even_vector, largest_from
 from .table import BASE, FACTOR, Plan, plan_of
 
 
@@ -92,7 +93,7 @@ def _block(powers, keep, blend, spread, args):
         v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
         if spread:
             below = below + (v - middle)
-        m = larger(load(ahead, j), m)
+        m = fold_larger(m, load(ahead, j))
     return a, b, below, others, m
 
 
@@ -125,7 +126,7 @@ def _beside(call, numbers, x, n, magic, least, mark, middle, part, ahead, n_ahea
         for j in range(both, last, width):
             v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, part.kept, False)
             below = below + (v - middle)
-            m = larger(load(ahead, j), m)
+            m = fold_larger(m, load(ahead, j))
         q += BLOCK
         if q >= whole:
             break

@@ -11,10 +11,11 @@ import numpy as np
 from .beside import Part, block, may_wait
 from .call import FETCH, GRADIENT_STEP, N_CLASSES, NONE, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
+from .folds import fold_larger
 from .gradient import from_kept, kept_of, whole_vectors, write_ends, write_rows
 from .short import begin_short, put_largest
 from .simd import advance, apart, item_bytes, lanes, load, load_all, widen, zeros, zeros64
-from .sums import BLOCK, even_end, even_vector, larger, largest_from
+from .sums import BLOCK, even_end, even_vector, largest_from
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -97,7 +98,7 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
             for j in range(both, last, width):
                 v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, True)
                 below = below + (v - middle)
-                m = larger(load(ahead, j), m)
+                m = fold_larger(m, load(ahead, j))
             q += BLOCK
             if q >= whole:
                 break

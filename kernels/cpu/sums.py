@@ -74,17 +74,11 @@ def largest_logit(x, n, order):
 
 
 @inline
-def larger(v, top):
-    """The larger of two, lane by lane; of a NaN and a number, where it is the second, the number."""
-    return where(v > top, v, top)
-
-
-@inline
 def largest_from(x, done, n, top):
     """The largest logit of ``n`` classes, of which the first ``done`` are in ``top``."""
     whole = n // lanes(x) * lanes(x)
     for i in range(done, whole, lanes(x)):
-        top = larger(load(x, i), top)
+        top = fold_larger(top, load(x, i))
     v = load_part(x, whole, n - whole)
     return largest(where((iota(v) < n - whole) & (v > top), v, top))
 
