@@ -37,15 +37,19 @@ class Limits(NamedTuple):
 
 
 def limits_of(r: Record, rate: float) -> Limits:
-    """What was found of a cell. `rate`: fused multiply-adds a second, of a thread (`best_rate`)."""
+    """What was found of a cell. `rate`: fused multiply-adds a second, of a thread (`best_rate`).
+
+    What fastce took is enough: where its rows in one place met slower moments, these are no limit.
+    """
     values, memory = r["values"]["limits"], "copy" if "copy" in r["times"] else "read"
+    fastce = median(r, "fastce")
     return Limits(
         threads=int(values["threads"]),
-        fastce=median(r, "fastce"),
+        fastce=fastce,
         memory=median(r, memory),
         least_memory=least(r, memory),
         arithmetic=values["arithmetic"] / (rate * values["threads"]) if "arithmetic" in values else 0.0,
-        alone=least(r, "one row") / values["one row"] if "one row" in values else 0.0,
+        alone=min(fastce, least(r, "one row") / values["one row"]) if "one row" in values else 0.0,
     )
 
 
