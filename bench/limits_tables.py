@@ -35,21 +35,21 @@ class Limits(NamedTuple):
     arithmetic: float
     alone: float
 
+    def proper(self) -> list[float]:
+        """Those by arithmetic and by instructions; 0 for one that fastce beat, timed when others had the processor."""
+        return [s if s < self.fastce else 0.0 for s in (self.arithmetic, self.alone)]
+
 
 def limits_of(r: Record, rate: float) -> Limits:
-    """What was found of a cell. `rate`: fused multiply-adds a second, of a thread (`best_rate`).
-
-    What fastce took is enough: where its rows in one place met slower moments, these are no limit.
-    """
+    """What was found of a cell. `rate`: fused multiply-adds a second, of a thread (`best_rate`)."""
     values, memory = r["values"]["limits"], "copy" if "copy" in r["times"] else "read"
-    fastce = median(r, "fastce")
     return Limits(
         threads=int(values["threads"]),
-        fastce=fastce,
+        fastce=median(r, "fastce"),
         memory=median(r, memory),
         least_memory=least(r, memory),
         arithmetic=values["arithmetic"] / (rate * values["threads"]) if "arithmetic" in values else 0.0,
-        alone=min(fastce, least(r, "one row") / values["one row"]) if "one row" in values else 0.0,
+        alone=least(r, "one row") / values["one row"] if "one row" in values else 0.0,
     )
 
 
@@ -106,7 +106,7 @@ def cells_table(records: list[Record]) -> Table:
                 duration(found.arithmetic) if found.arithmetic else "",
                 duration(found.alone) if found.alone else "",
                 duration(found.fastce),
-                *(f"at most {min(1, found.memory / s):.2f}" if s else "" for s in (found.arithmetic, found.alone)),
+                *(f"at most {min(1, found.memory / s):.2f}" if s else "" for s in found.proper()),
                 f"{found.memory / found.fastce:.2f}",
             ]
         )
@@ -129,10 +129,7 @@ def peers_table(records: list[Record]) -> Table:
         best = min((name for name in PEERS if name in r["times"]), key=lambda name: median(r, name))
         for name, said in (("numpy", ""), (best, f" {PROVIDERS[best].title}")):
             theirs = median(r, name)
-            limits = [
-                max(seconds, found.least_memory) if seconds else 0.0 for seconds in (found.arithmetic, found.alone)
-            ]
-            row += [f"at most {theirs / seconds:.1f}" if seconds else "" for seconds in limits]
+            row += [f"at most {theirs / max(s, found.least_memory):.1f}" if s else "" for s in found.proper()]
             row.append(f"{theirs / found.fastce:.1f}{said}")
         rows.append(row)
     return rows
@@ -174,6 +171,9 @@ def sentences(results: Results) -> list[str]:
         "on rows that all lie in the memory of one, in the nearest cache, timed on one thread, at best, and shared by "
         "all. Copy, or of forward a sum of the logits as integers: as many bytes, and nothing computed. All of a line "
         "are timed in turn.",
+        "By instructions is the limit of these kernels, not of the machine. Where others share the processor, even the "
+        "best times seen may not be its best: what is here called the most is then too little, from run to run by a "
+        "fifth and more, and where fastce beat a limit, none is given.",
     ]
     cells = select(results, "limits")
     for r in cells:
