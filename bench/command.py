@@ -19,7 +19,8 @@ from .measurements import MEASUREMENTS, Choice, steps
 from .run import Record, Results, machine, results
 
 PEERS = [name for name in PROVIDERS if name not in OURS and name not in YARDSTICKS]
-OK, WRONG, USAGE = 0, 1, 2
+OK, WRONG, USAGE, INTERRUPTED = 0, 1, 2, 130
+REST = "all that was to come"  # left out of a run that was interrupted
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -116,11 +117,11 @@ def main(
         page.save(found, args.html)
     close()
     print(f"{report.to_text(found)}\n\nTook {time.perf_counter() - start:.0f} s.")
-    return OK
+    return INTERRUPTED if REST in found["left_out"] else OK
 
 
 def measure(args: argparse.Namespace, arguments: Sequence[str], progress: Callable[[int, int, str], object]) -> Results:
-    """Run every step of the choice."""
+    """Run every step of the choice; of a run that is interrupted, hours of it perhaps, give what there is."""
     choice, left_out = choose(args)
     todo = []
     for name in args.measure or MEASUREMENTS:
@@ -129,9 +130,15 @@ def measure(args: argparse.Namespace, arguments: Sequence[str], progress: Callab
         else:
             todo += steps(name, choice)
     records: list[Record] = []
-    for done, step in enumerate(todo):
-        progress(done, len(todo), step.label)
-        records += step.run()
+    done = 0
+    try:
+        for done, step in enumerate(todo):
+            progress(done, len(todo), step.label)
+            records += step.run()
+    except KeyboardInterrupt:
+        if not records:
+            raise
+        left_out[REST] = f"interrupted after {done} of {len(todo)} measurements"
     left_out |= choice.wrong
     packages = {package for name in choice.providers for package in PROVIDERS[name].needs}
     command = shlex.join(["python", "-m", "fastce", "bench", *arguments])

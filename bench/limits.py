@@ -28,8 +28,9 @@ from numpy.lib.stride_tricks import as_strided
 import fastce
 from fastce.kernels import cpu
 from fastce.kernels.cpu import kernels, launch
+from fastce.kernels.cpu.pointers import load, pointer, store
 from fastce.kernels.cpu.short import THROUGH
-from fastce.kernels.cpu.simd import FLOATS, NATIVE, fma, load, pointer, store
+from fastce.kernels.cpu.simd import FLOATS, NATIVE, fma
 from fastce.kernels.cpu.table import KEPT
 from fastce.kernels.task import Array, Task
 

@@ -523,6 +523,33 @@ def test_a_wrong_contender_ends_the_run(hurry, monkeypatch, capsys):
     assert out == ""
 
 
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_interrupted_run_gives_what_it_has(after, hurry, monkeypatch, tmp_path, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def steps(name, choice):
+        first, second = all_steps(name, choice)
+        return [first, second._replace(run=interrupted)][1 - after :]
+
+    all_steps = command.steps
+    monkeypatch.setattr(cases, "QUICK", {("gradient", "float32"): [(32, 10)], ("forward", "float32"): [(32, 10)]})
+    monkeypatch.setattr(command, "steps", steps)
+    path, html_path = tmp_path / "some.json", tmp_path / "some.html"
+    arguments = ["bench", "--measure", "speed", "--peers", "numpy", "--json", str(path), "--html", str(html_path)]
+    assert cli.main(arguments) == 130
+    out, err = capsys.readouterr()
+    if not after:  # nothing to give
+        assert (out, list(tmp_path.iterdir())) == ("", [])
+        assert err.endswith("fastce: interrupted\n")
+        return
+    results = report.load(path)
+    assert [r["function"] for r in results["records"]] == ["gradient"]
+    assert results["left_out"] == {"all that was to come": "interrupted after 1 of 2 measurements"}
+    assert "Left out: all that was to come (interrupted after 1 of 2 measurements)." in out
+    assert "interrupted after 1 of 2 measurements" in html_path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

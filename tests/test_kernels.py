@@ -14,11 +14,9 @@ from numba import njit
 from fastce.kernels.cpu import bfloat16, gradient, llvm, maths
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import constants
-from fastce.kernels.cpu.simd import (
-    FLOATS,
+from fastce.kernels.cpu.pointers import (
     float64_at,
     lane_buffer,
-    lanes,
     load,
     load_all,
     load_float64,
@@ -27,6 +25,7 @@ from fastce.kernels.cpu.simd import (
     store,
     store_part,
 )
+from fastce.kernels.cpu.simd import FLOATS, lanes
 from fastce.kernels.cpu.transposed import load_lanes, store_lanes
 from fastce.kernels.formats import FLOAT32, FLOAT64, LOG2E
 

@@ -32,7 +32,8 @@ from .call import (
 from .compile import device, inline
 from .folds import fold_larger
 from .gradient import again, vector, whole_vectors, with_target, write_ends
-from .simd import advance, apart, item_bytes, lanes, load, stream, widen, zeros, zeros64
+from .pointers import advance, item_bytes, load, stream
+from .simd import apart, lanes, widen, zeros, zeros64
 from .sums import BLOCK, even_end, even_vector, largest_from
 from .table import BASE, FACTOR, Plan, plan_of
 

@@ -13,20 +13,8 @@ import numpy as np
 from ..formats import LOG2E, LOG2E_REST
 from .compile import inline
 from .maths import Powers, powers_of
-from .simd import (
-    NATIVE,
-    WIDE,
-    address_of,
-    advance,
-    arithmetic_at,
-    fma,
-    load_one,
-    pointer,
-    pointer_at,
-    rounded,
-    store_one,
-    zeros,
-)
+from .pointers import address_of, advance, arithmetic_at, load_one, pointer, pointer_at, store_one
+from .simd import NATIVE, WIDE, fma, rounded, zeros
 
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, of the gradient, of q, and of the Hessian.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .call import PROBABILITIES
 from .compile import inline
 from .maths import tanh
-from .simd import fma, lanes, load, load_like, load_one, load_part_like, where, zeros
+from .pointers import load, load_like, load_one, load_part_like
+from .simd import fma, lanes, where, zeros
 
 
 @inline

@@ -6,7 +6,8 @@ from .call import options_of
 from .compile import device
 from .element import value
 from .maths import constants, power
-from .simd import apart, count_true, first_true, iota, lanes, load_one, load_part, total, where, widen, zeros, zeros64
+from .pointers import load_one, load_part
+from .simd import apart, count_true, first_true, iota, lanes, total, where, widen, zeros, zeros64
 from .sums import BLOCK, largest_logit
 
 

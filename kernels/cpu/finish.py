@@ -34,26 +34,8 @@ from .call import (
 from .compile import device, inline
 from .element import times
 from .maths import Powers, constants, log, log1p, power, power_parts, powers_of
-from .simd import (
-    absolute,
-    apart,
-    arithmetic_at,
-    count_true,
-    float64_at,
-    fma,
-    lanes,
-    lanes_of,
-    load,
-    load_float64,
-    load_part,
-    narrow,
-    pointer_at,
-    store,
-    store_part,
-    where,
-    widen,
-    zeros,
-)
+from .pointers import arithmetic_at, float64_at, load, load_float64, load_part, pointer_at, store, store_part
+from .simd import absolute, apart, count_true, fma, lanes, lanes_of, narrow, where, widen, zeros
 from .table import (
     AT_TARGET,
     BASE,

@@ -27,17 +27,12 @@ from .call import (
 from .compile import device, inline
 from .element import spread_weights, value
 from .maths import constants, power_parts
-from .simd import (
+from .pointers import (
     advance,
-    apart,
     arithmetic_at,
     at_once,
-    fma,
-    iota,
     item_bytes,
     lane_buffer,
-    lanes,
-    lanes_of,
     load,
     load_part,
     prefetch_write,
@@ -46,9 +41,8 @@ from .simd import (
     store_part,
     stream,
     until_aligned,
-    where,
-    zeros,
 )
+from .simd import apart, fma, iota, lanes, lanes_of, where, zeros
 from .sums import BLOCK, VALUES, put_values
 from .table import far, plan_of
 

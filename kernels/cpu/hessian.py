@@ -19,20 +19,8 @@ from .compile import device, inline
 from .element import spread_weights, spread_weights_of_class, value
 from .gradient import fill, kept_power, no_edge, scaled_power
 from .maths import constants
-from .simd import (
-    advance,
-    apart,
-    arithmetic_at,
-    fma,
-    item_bytes,
-    lanes,
-    load,
-    load_part,
-    store,
-    store_one,
-    store_part,
-    where,
-)
+from .pointers import advance, arithmetic_at, item_bytes, load, load_part, store, store_one, store_part
+from .simd import apart, fma, lanes, where
 from .table import (
     BASE,
     BEND,

@@ -31,8 +31,8 @@ from .call import (
 )
 from .compile import inline, parallel, serial, work
 from .narrow import MOST_WIDE, run_groups
+from .pointers import arithmetic_at, call_work, fence, pointer_at, wide
 from .row import run_rows
-from .simd import arithmetic_at, call_work, fence, pointer_at, wide
 from .sums import CHUNK
 from .targets import scan, sum_rows
 from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write

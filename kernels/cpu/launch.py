@@ -58,7 +58,7 @@ LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=STR
 
 
 class Memory(NamedTuple):
-    """How logits of a type lie in memory (see ``simd.py``), and what stands for arrays that are not there."""
+    """How logits of a type lie in memory (see ``pointers.py``), and what stands for arrays that are not there."""
 
     view: Any  # the NumPy type of the same bits that Numba has arrays of
     arithmetic: Any

@@ -1,4 +1,4 @@
-"""What LLVM's builder lacks, for whoever writes its code by hand: see ``simd.py``."""
+"""What LLVM's builder lacks, for whoever writes its code by hand: see ``simd.py`` and ``pointers.py``."""
 
 from __future__ import annotations
 

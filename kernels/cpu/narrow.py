@@ -43,21 +43,12 @@ from .folds import counted
 from .gradient import fill, kept_power, no_edge
 from .hessian import across_lanes
 from .maths import constants
-from .simd import (
-    NATIVE,
-    WIDE,
+from .pointers import (
     advance,
-    apart,
     arithmetic_at,
-    count_true,
-    extract,
     float64_at,
-    fma,
-    has_masks,
-    iota,
     item_bytes,
     lane_buffer,
-    lanes,
     load,
     load_one,
     pointer_at,
@@ -65,11 +56,8 @@ from .simd import (
     prefetch_write,
     store,
     store_one,
-    where,
-    widen,
-    zeros,
-    zeros64,
 )
+from .simd import NATIVE, WIDE, apart, count_true, extract, fma, has_masks, iota, lanes, where, widen, zeros, zeros64
 from .stats import shift_of
 from .sums import add
 from .table import (

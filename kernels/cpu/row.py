@@ -32,21 +32,9 @@ from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
+from .pointers import advance, item_bytes, lane_buffer, load, load_one, prefetch, store
 from .short import are_short, largest_of_short, look_short, looks_ahead, write_short
-from .simd import (
-    advance,
-    apart,
-    extract,
-    iota,
-    item_bytes,
-    lane_buffer,
-    lanes,
-    load,
-    load_one,
-    prefetch,
-    store,
-    where,
-)
+from .simd import apart, extract, iota, lanes, where
 from .stats import look, look_by_chunks
 from .streamed import look_streamed
 from .sums import CHUNK

@@ -26,26 +26,8 @@ from .call import (
 from .compile import device, inline
 from .gradient import fill, kept_of, kept_power, no_edge
 from .maths import constants
-from .simd import (
-    NATIVE,
-    WIDE,
-    apart,
-    at_once,
-    count_true,
-    iota,
-    item_bytes,
-    lanes,
-    load,
-    load_all,
-    load_part,
-    store,
-    store_one,
-    store_part,
-    where,
-    widen,
-    zeros,
-    zeros64,
-)
+from .pointers import at_once, item_bytes, load, load_all, load_part, store, store_one, store_part
+from .simd import NATIVE, WIDE, apart, count_true, iota, lanes, where, widen, zeros, zeros64
 from .stats import shift_of
 from .sums import BLOCK, even_block, even_end, largest_from, largest_logit
 from .table import (

@@ -15,21 +15,8 @@ from .compile import device, inline
 from .element import value
 from .gradient import kept_of, write_rows
 from .maths import constants, power_parts
-from .simd import (
-    absolute,
-    advance,
-    apart,
-    extract,
-    fma,
-    iota,
-    item_bytes,
-    lanes,
-    load,
-    power_of_two,
-    store,
-    where,
-    zeros,
-)
+from .pointers import advance, item_bytes, load, store
+from .simd import absolute, apart, extract, fma, iota, lanes, power_of_two, where, zeros
 from .sums import CHUNK, even_sums, general_sums, largest_logit
 from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 

@@ -13,8 +13,9 @@ from .call import FETCH, GRADIENT_STEP, N_CLASSES, NONE, X_STEP, options_of, row
 from .compile import device, inline
 from .folds import fold_larger
 from .gradient import from_kept, kept_of, whole_vectors, write_ends, write_rows
+from .pointers import advance, item_bytes, load, load_all
 from .short import begin_short, put_largest
-from .simd import advance, apart, item_bytes, lanes, load, load_all, widen, zeros, zeros64
+from .simd import apart, lanes, widen, zeros, zeros64
 from .sums import BLOCK, even_end, even_vector, largest_from
 from .table import (
     AHEAD,

@@ -14,30 +14,19 @@ from .compile import device, inline
 from .element import spread_weights, times, value
 from .folds import counted, fold_add, fold_larger, fold_powers
 from .maths import parts_above
-from .simd import (
-    FLOATS,
-    abreast,
+from .pointers import (
     advance,
-    apart,
     at_once,
-    iota,
     item_bytes,
     lane_buffer,
-    lanes,
-    largest,
     load,
     load_like,
     load_part,
     prefetch,
     prefetch_write,
-    rounded,
     store,
-    total,
-    where,
-    widen,
-    zeros,
-    zeros64,
 )
+from .simd import FLOATS, abreast, apart, iota, lanes, largest, rounded, total, where, widen, zeros, zeros64
 from .table import far
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .compile import inline
-from .simd import NATIVE, float64_at, item_bytes, lanes, store, zeros
+from .pointers import float64_at, item_bytes, store
+from .simd import NATIVE, lanes, zeros
 
 # A vector each. What is found in a row first, as in ``Stats`` ...
 (

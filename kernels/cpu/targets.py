@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import serial
-from .simd import lanes, load, load_part, pointer, total, widen, zeros64
+from .pointers import load, load_part, pointer
+from .simd import lanes, total, widen, zeros64
 
 
 @serial

@@ -14,19 +14,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .llvm import I8, I32, I64, call_llvm, constant, lanes_from, suffix
-from .simd import (
-    Vec,
-    decode,
-    element_at,
-    encode,
-    first_lanes,
-    int_vec,
-    memory_type,
-    size_of,
-    splat,
-    vec_of,
-    vector_bytes,
-)
+from .pointers import decode, element_at, encode, first_lanes, memory_type, size_of
+from .simd import Vec, int_vec, splat, vec_of, vector_bytes
 
 
 @intrinsic

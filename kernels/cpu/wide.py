@@ -21,8 +21,9 @@ from .compile import inline
 from .finish import finish
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
+from .pointers import arithmetic_at, lane_buffer
 from .row import enter
-from .simd import arithmetic_at, lane_buffer, lanes, zeros
+from .simd import lanes, zeros
 from .stats import chunk_at, merged
 from .sums import CHUNK
 from .table import FIELDS, Curve, Group, Plan, Stats, cleared, curve_of, plan_of, put_curve, put_plan, put_stats
