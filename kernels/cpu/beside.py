@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .call import (
     FETCH,
     GRADIENT_STEP,
@@ -30,11 +28,10 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .folds import fold_larger
 from .gradient import again, vector, whole_vectors, with_target, write_ends
-from .pointers import advance, item_bytes, load, stream
-from .simd import apart, lanes, widen, zeros, zeros64
-from .sums import BLOCK, even_end, even_vector, largest_from
+from .pointers import advance, item_bytes, stream
+from .simd import apart, lanes, zeros64
+from .sums import BLOCK, after_block, even_end, even_vector, largest_from, no_sums, with_later
 from .table import BASE, FACTOR, Plan, plan_of
 
 
@@ -80,69 +77,61 @@ def _part_of(call, x0, g0, c, n, group, r):
 
 
 @inline
-def _block(powers, keep, blend, spread, args):
-    """Sums over classes ``first`` to ``last``, as many of ``part``, and the largest of ``ahead``.
+def _both(powers, keep, blend, spread, x, first, last, shift, args, part, ahead, sums):
+    """``block``, of classes of which there are as many in ``part``.
 
     Constants: whence the ``powers`` of ``part`` are, whether to ``keep`` those of the sums, ``blend``, the target is
     among the classes of ``part`` (to ask that of every vector: 5 %), and ``spread``.
     """
-    x, first, last, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead = args
-    a, b, below = zeros(x), zeros(x), zeros(x)
+    o, fetch, middle, kept = args
     for j in range(first, last, lanes(x)):
         d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, j, with_target(d, part.y - j, part.plan) if blend else d)
-        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
-        if spread:
-            below = below + (v - middle)
-        m = fold_larger(m, load(ahead, j))
-    return a, b, below, others, m
+        sums = with_later(even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep), ahead, j)
+    return sums
 
 
 @inline
-def block(powers, keep, blend, spread, args):
-    """``_block``, of which ``blend`` and ``spread`` need not be constants."""
+def block(powers, keep, x, first, last, shift, args, part, ahead, sums):
+    """The sums with classes ``first`` to ``last``, as many of ``part``, and the largest of ``ahead``."""
+    o, fetch, middle, kept = args
+    both, spread = max(first, min(last, part.n)), o.spread != NONE
+    blend = first <= part.y < both
     if blend and spread:
-        return _block(powers, keep, True, True, args)
-    if blend:
-        return _block(powers, keep, True, False, args)
-    if spread:
-        return _block(powers, keep, False, True, args)
-    return _block(powers, keep, False, False, args)
+        sums = _both(powers, keep, True, True, x, first, both, shift, args, part, ahead, sums)
+    elif blend:
+        sums = _both(powers, keep, True, False, x, first, both, shift, args, part, ahead, sums)
+    elif spread:
+        sums = _both(powers, keep, False, True, x, first, both, shift, args, part, ahead, sums)
+    else:
+        sums = _both(powers, keep, False, False, x, first, both, shift, args, part, ahead, sums)
+    for j in range(both, last, lanes(x)):
+        sums = with_later(even_vector(x, j, o, fetch, shift, middle, True, sums, kept, keep), ahead, j)
+    return sums
 
 
 @device
-def _beside(call, numbers, x, n, magic, least, mark, middle, part, ahead, n_ahead):
+def _beside(call, numbers, x, n, shift, middle, part, ahead, n_ahead):
     """``even_sums`` of ``n`` classes, the vectors of ``part``, and the largest of ``ahead``."""
     apart()
-    o, fetch, width = options_of(call, numbers, x), call[FETCH], lanes(x)
-    whole, spread = n // width * width, o.spread != NONE
-    s, linear, others, m = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
-    q = 0
+    o, width = options_of(call, numbers, x), lanes(x)
+    whole, args = n // width * width, (o, call[FETCH], middle, part.kept)
+    s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
     while True:
-        last = min(q + BLOCK, whole)
-        both = max(q, min(last, part.n))
-        here = q <= part.y < both
-        args = x, q, both, o, fetch, magic, least, mark, middle, others, m, part.kept, part, ahead
-        a, b, below, others, m = block(again, False, here, spread, args)
-        for j in range(both, last, width):
-            v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, part.kept, False)
-            below = below + (v - middle)
-            m = fold_larger(m, load(ahead, j))
+        sums = block(again, False, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
         q += BLOCK
         if q >= whole:
             break
-        s, linear = s + (widen(a) + widen(b)), linear + widen(below)
+        s, linear, sums = after_block(x, s, linear, sums)
     for j in range(min(part.n, whole), part.n, width):
         d = vector(again, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, j, with_target(d, part.y - j, part.plan))
-    rest, ties, linear_sum = even_end(
-        x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, part.kept, False
-    )
-    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, m)
+    rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, part.kept, False)
+    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, sums.later)
 
 
 @device
-def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, before, r, ahead, n_ahead):
+def sums_beside(call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead):
     """``even_sums`` if ``short``, of row ``r`` of a group, where the same row of the group ``before`` waits.
 
     Of that, the gradient of as many classes is written, from ``c`` on.
@@ -151,4 +140,4 @@ def sums_beside(call, numbers, x, n, magic, least, mark, middle, short, x0, g0, 
     part, n_sums, n_ahead = _part_of(call, x0, g0, c, n, before, r), n if short else 0, n_ahead if short else 0
     if c == 0:
         write_ends(call, numbers, x0, g0, before, r)
-    return _beside(call, numbers, x, n_sums, magic, least, mark, middle, part, ahead, n_ahead)
+    return _beside(call, numbers, x, n_sums, shift, middle, part, ahead, n_ahead)

@@ -59,7 +59,7 @@ from .pointers import (
 )
 from .simd import NATIVE, WIDE, apart, count_true, extract, fma, has_masks, iota, lanes, where, widen, zeros, zeros64
 from .stats import shift_of
-from .sums import add
+from .sums import Shift, add
 from .table import (
     AT_TARGET,
     BASE,
@@ -250,7 +250,7 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 
 
 @device
-def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, least, mark):
+def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, shift):
     """What ``_sums`` gives, for rows that need no more than that."""
     apart()
     o, keep = options_of(call, numbers, x), call[GRADIENT] != 0
@@ -262,19 +262,19 @@ def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, lea
         a, b, below = zero, zero, zero
         for j in range(start, min(n_classes, start + block)):
             v = load(logits, j * width)
-            a, b, others, scale, r = add(v, everywhere, o, 1.0, magic, least, mark, a, b, others, True)
+            a, b, others, scale, r = add(v, everywhere, o, 1.0, shift, a, b, others, True)
             if keep:
                 prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
                 store(scales, j * width, scale)
                 store(parts, j * width, r)
             if o.spread != NONE:
-                below = below + (v - mark)
+                below = below + (v - shift.mark)
         rest, linear = rest + (widen(a) + widen(b)), linear + below
     return n_classes - counted(others), rest, times(zero + o.share, linear), zero + o.share * n_classes, zero
 
 
 @inline
-def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark):
+def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, shift, base):
     """Ties, ``rest``, linear, spread and distance of the rows."""
     width, zero = lanes(x), zeros(x)
     others, linear, spread, distance, rest = zero, zero, zero, zero, zeros64(x)
@@ -285,16 +285,16 @@ def _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, lea
         for j in range(start, min(n_classes, start + block)):
             prefetch_write(_line(g, call[CLASS_STEPS + 1], j), 0)
             v = load(logits, j * width) - base
-            a, b, others, scale, r = add(v, everywhere, o, o.sign, magic, least, mark, a, b, others, False)
+            a, b, others, scale, r = add(v, everywhere, o, o.sign, shift, a, b, others, False)
             store(scales, j * width, scale)
             store(parts, j * width, r)
             if o.spread != NONE:
                 share = spread_weights_of_class(o, x, q, weight, j)
-                s_linear = s_linear + times(share, (v - mark) * o.sign)
+                s_linear = s_linear + times(share, (v - shift.mark) * o.sign)
                 s_spread = s_spread + share
             if call[ENTROPY] != 0:
                 e = fma(scale, r, scale)
-                s_distance = s_distance + where(e == 0.0, 0.0, e * ((mark - v) * o.sign))
+                s_distance = s_distance + where(e == 0.0, 0.0, e * ((shift.mark - v) * o.sign))
         rest = rest + (widen(a) + widen(b))
         linear, spread, distance = linear + s_linear, spread + s_spread, distance + s_distance
     return n_classes - counted(others), rest, linear, spread, distance
@@ -331,15 +331,15 @@ def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts
             v = v * o.sign
         top = where(v > top, v, top)
     k, base = shift_of(top, o)
-    mark, magic, least = top * o.sign - base, c.one - k, (k + c.lowest) * (1.0 / abs(o.hi))
+    shift = Shift(c.one - k, (k + c.lowest) * (1.0 / abs(o.hi)), top * o.sign - base)
     shifted = count_true(base != 0.0) > 0
     if call[LSE] != 0 and count_true(top == np.inf) > 0:
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)
 
     if o.even and not shifted and call[ENTROPY] == 0:
-        found = _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, magic, least, mark)
+        found = _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, shift)
     else:
-        found = _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, magic, least, base, mark)
+        found = _sums(call, x, g, n_classes, weight, logits, q, scales, parts, o, shift, base)
     ties, rest, linear, spread, distance = found
     store(table, TOP * width, top)
     store(table, POWER * width, k)

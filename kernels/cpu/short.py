@@ -27,9 +27,9 @@ from .compile import device, inline
 from .gradient import fill, kept_of, kept_power, no_edge
 from .maths import constants
 from .pointers import at_once, item_bytes, load, load_all, load_part, store, store_one, store_part
-from .simd import NATIVE, WIDE, apart, count_true, iota, lanes, where, widen, zeros, zeros64
+from .simd import NATIVE, WIDE, apart, count_true, iota, lanes, where, zeros, zeros64
 from .stats import shift_of
-from .sums import BLOCK, even_block, even_end, largest_from, largest_logit
+from .sums import BLOCK, Shift, after_block, even_block, even_end, largest_from, largest_logit, no_sums
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -116,9 +116,10 @@ def begin_short(call, numbers, x0, table, start, stop):
 
 
 @inline
-def _shift_of(table, width, r):
-    """What the powers of row ``r`` take, in all lanes of what is loaded from ``table``."""
-    return load_all(table, MAGIC * width + r), load_all(table, LEAST * width + r)
+def shift_of_lane(like, table, width, r):
+    """``Shift`` of the row in lane ``r``, as vectors of as many lanes as what is loaded from ``like``."""
+    magic, least = load_all(like, MAGIC * width + r), load_all(like, LEAST * width + r)
+    return Shift(magic, least, load_all(table, TOP * width + r))
 
 
 @device
@@ -145,31 +146,27 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         if scan:
             ahead = row_start(call, x0, 0, X_STEP, i_next)
         x, g, kept = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i), kept_of(group, r)
-        mark, middle = load_all(table, TOP * width + r), 0.0
-        (magic, least), shifts = _shift_of(table, width, r), _shift_of(at_once(table), width, r)
-        shift = magic, least, mark
+        shift, middle = shift_of_lane(table, table, width, r), 0.0
+        shift_at_once = shift_of_lane(at_once(table), table, width, r)
         if spread:
             top_r = np.float64(table[TOP * width + r])
             middle = top_r if abs(top_r) < np.inf else 0.0
-        s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
+        s, linear, sums = zeros64(x), zeros64(x), no_sums(x)
         args, q = (o, fetch, middle, kept), 0
         while True:
             last = min(q + BLOCK, whole)
             if keep:
-                sums = even_block(True, True, scan, spread, x, g, ahead, q, last, shift, shifts, args, others, later)
+                sums = even_block(True, True, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
             else:
-                sums = even_block(False, writes, scan, spread, x, g, ahead, q, last, shift, shifts, args, others, later)
-            a, b, below, others, later = sums
+                sums = even_block(False, writes, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
             q += BLOCK
             if q >= whole:
                 break
-            s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-        rest, ties, linear_sum = even_end(
-            x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
-        )
+            s, linear, sums = after_block(x, s, linear, sums)
+        rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep)
         if scan:
             ignored = target_of(call, i_next)[1]
-            table[AHEAD * width + r] = 0.0 if ignored else largest_from(ahead, whole, n, later)
+            table[AHEAD * width + r] = 0.0 if ignored else largest_from(ahead, whole, n, sums.later)
         put_sums(x, table, r, rest, ties)
         if spread:
             table[LINEAR * width + r], table[SPREAD * width + r] = o.share * linear_sum, o.share * n

@@ -17,7 +17,7 @@ from .gradient import kept_of, write_rows
 from .maths import constants, power_parts
 from .pointers import advance, item_bytes, load, store
 from .simd import absolute, apart, extract, fma, iota, lanes, power_of_two, where, zeros
-from .sums import CHUNK, even_sums, general_sums, largest_logit
+from .sums import CHUNK, Shift, even_sums, general_sums, largest_logit
 from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 
 
@@ -103,22 +103,21 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         if ignored:
             continue
         x, q = row_start(call, x_c, 0, X_STEP, i), row_start(call, q_c, 2, Q_STEP, i)
-        shift = np.float64(table[BASE * width + r])
-        magic, least = np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r])
-        mark = np.float64(table[MARK * width + r])
+        base_r, mark = np.float64(table[BASE * width + r]), np.float64(table[MARK * width + r])
+        shift = Shift(np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r]), mark)
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
-        kept, short = kept_of(group, r), o.even and shift == 0.0
+        kept, short = kept_of(group, r), o.even and base_r == 0.0
         rest, ties, linear, spread, later = 0.0, 0.0, 0.0, o.share * n, 0.0
         ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
         # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
         there = there and (waits or call[GRADIENT] == 0)
         if STREAMS and waits:
             rest, ties, linear, later = sums_beside(
-                call, numbers, x, n, magic, least, mark, middle, short, x0, g0, c, before, r, ahead, n_ahead
+                call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead
             )
         elif short:
             rest, ties, linear, later = even_sums(
-                call, numbers, x, n, magic, least, mark, middle, kept, group.step > 0, there, ahead, n_ahead
+                call, numbers, x, n, shift, middle, kept, group.step > 0, there, ahead, n_ahead
             )
         if short:
             linear = _times(o.share, linear)
@@ -126,10 +125,10 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
                 _keep_for_later(call, x0, c, n, group, r, later)
         else:
             rest, ties, linear, spread = general_sums(
-                call, numbers, x, q, weight_c, n, magic, least, shift, mark, middle, kept, group.step > 0
+                call, numbers, x, q, weight_c, n, shift, base_r, middle, kept, group.step > 0
             )
         top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
-        put_stats(x, table, r, Stats(top_r, power, shift, ties, rest, linear, spread))
+        put_stats(x, table, r, Stats(top_r, power, base_r, ties, rest, linear, spread))
 
 
 @inline

@@ -11,20 +11,17 @@ import numpy as np
 from .beside import Part, block, may_wait
 from .call import FETCH, GRADIENT_STEP, N_CLASSES, NONE, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
-from .folds import fold_larger
 from .gradient import from_kept, kept_of, whole_vectors, write_ends, write_rows
-from .pointers import advance, item_bytes, load, load_all
-from .short import begin_short, put_largest
-from .simd import apart, lanes, widen, zeros, zeros64
-from .sums import BLOCK, even_end, even_vector, largest_from
+from .pointers import advance, item_bytes, load_all
+from .short import begin_short, put_largest, shift_of_lane
+from .simd import apart, lanes, zeros64
+from .sums import BLOCK, after_block, even_end, largest_from, no_sums
 from .table import (
     AHEAD,
     AT_TARGET,
     FACTOR,
-    LEAST,
     LEFT,
     LINEAR,
-    MAGIC,
     SCALE,
     SPREAD,
     TOP,
@@ -64,7 +61,7 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
     The powers of a row of that are where those of the sums are going to be: they are read first.
     """
     apart()
-    o, width, n, table, fetch = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table, call[FETCH]
+    o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
     whole, spread = n // width * width, o.spread != NONE
     if not begin_short(call, numbers, x0, table, 0, group.n):
         return False
@@ -80,35 +77,24 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
             continue
         x, kept = row_start(call, x0, 0, X_STEP, i), kept_of(group, r)
         ahead = row_start(call, x0, 0, X_STEP, i_next if i_next < group.end else i)
-        magic, least = load_all(table, MAGIC * width + r), load_all(table, LEAST * width + r)
-        mark, middle = load_all(table, TOP * width + r), 0.0
+        shift, middle = shift_of_lane(table, table, width, r), 0.0
         if spread:
             top = np.float64(table[TOP * width + r])
             middle = top if abs(top) < np.inf else 0.0
         part = _kept_part(call, g0, before, r, waits)
         if waits:
             write_ends(call, numbers, x0, g0, before, r)
-        s, linear, others, m = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
-        q = 0
+        s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
+        args = o, call[FETCH], middle, kept
         while True:
-            last = min(q + BLOCK, whole)
-            both = max(q, min(last, part.n))
-            args = x, q, both, o, fetch, magic, least, mark, middle, others, m, kept, part, ahead
-            here = q <= part.y < both
-            a, b, below, others, m = block(from_kept, True, here, spread, args)
-            for j in range(both, last, width):
-                v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, True)
-                below = below + (v - middle)
-                m = fold_larger(m, load(ahead, j))
+            sums = block(from_kept, True, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
             q += BLOCK
             if q >= whole:
                 break
-            s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-        rest, ties, linear_sum = even_end(
-            x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, True
-        )
+            s, linear, sums = after_block(x, s, linear, sums)
+        rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, True)
         if i_next < group.end:
-            top_next = largest_from(ahead, whole, n, m)
+            top_next = largest_from(ahead, whole, n, sums.later)
             group.next_table[AHEAD * width + r] = 0.0 if target_of(call, i_next)[1] else top_next
         put_sums(x, table, r, rest, ties)
         if spread:

@@ -7,6 +7,8 @@ it is, nor where the target is.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from .call import FETCH, NONE, options_of
@@ -32,6 +34,24 @@ from .table import far
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
 VALUES = 2 * BLOCK // FLOATS  # vectors of a block's v, of the type that has the fewest lanes
+
+
+class Shift(NamedTuple):
+    """What the powers of a row take, each a number or a vector of it: see ``maths.py``."""
+
+    magic: Any  # the format's ``one - K``
+    least: Any  # of ``sign * v``, the least that has a power
+    mark: Any  # v of the largest class
+
+
+class Sums(NamedTuple):
+    """What is gathered of a block of classes, a vector each."""
+
+    a: Any  # with the next, the powers of all classes but those at the top: see ``add``
+    b: Any
+    below: Any  # v less a ``middle``, where every class has a share of the weight
+    others: Any  # how many classes are not at the top, of the blocks before too: see ``folds.counted``
+    later: Any  # the largest logits of what is looked at next, likewise
 
 
 @inline
@@ -73,15 +93,15 @@ def largest_from(x, done, n, top):
 
 
 @inline
-def add(v, inside, o, sign, magic, least, mark, a, b, others, even):
+def add(v, inside, o, sign, shift, a, b, others, even):
     """Add the powers of a vector's classes, but those at the top, to the sum ``a + b``, and 1 each to ``others``.
 
     A power is ``scale + scale * r`` with ``scale`` a power of two. What is added up in ``a`` needs hardly any rounding,
     and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r`` too, for who
     keeps them; of ``least``, and whatever ``sign * v`` is below, the power is 0. (``even``: see maths.py.)
     """
-    scale, r = parts_above(v, sign, o.powers, magic, least, even)
-    a, b, others = fold_powers(a, b, others, inside, v, mark, scale, r)
+    scale, r = parts_above(v, sign, o.powers, shift.magic, shift.least, even)
+    a, b, others = fold_powers(a, b, others, inside, v, shift.mark, scale, r)
     return a, b, others, scale, r
 
 
@@ -99,66 +119,82 @@ def values_kept(kept, j):
 
 
 @inline
-def even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep):
-    """``add`` the classes of a whole vector; asks for memory ``fetch`` bytes ahead. Gives the logits too."""
-    prefetch(advance(x, fetch), j)
-    v = abreast(load(x, j))
-    a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, magic, least, mark, a, b, others, True)
-    if keep:
-        keep_power(kept, j, scale, r)
-    return v, a, b, others
+def no_sums(x):
+    """``Sums`` before the first block."""
+    return Sums(zeros(x), zeros(x), zeros(x), zeros(x), zeros(x) - np.inf)
 
 
 @inline
-def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, magic, least, mark, args, sums):
+def after_block(x, s, linear, sums):
+    """``s`` and ``linear``, in float64, with the powers of a block and its ``below``; and the sums before another."""
+    s, linear = s + (widen(sums.a) + widen(sums.b)), linear + widen(sums.below)
+    return s, linear, Sums(zeros(x), zeros(x), zeros(x), sums.others, sums.later)
+
+
+@inline
+def even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep):
+    """The sums with the classes of a whole vector; asks for memory ``fetch`` bytes ahead."""
+    prefetch(advance(x, fetch), j)
+    v = abreast(load(x, j))
+    a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, shift, sums.a, sums.b, sums.others, True)
+    if keep:
+        keep_power(kept, j, scale, r)
+    return Sums(a, b, fold_add(sums.below, v - middle) if spread else sums.below, others, sums.later)
+
+
+@inline
+def with_later(sums, ahead, j):
+    """The sums, and the largest of those ``ahead`` of class ``j`` too."""
+    return Sums(sums.a, sums.b, sums.below, sums.others, fold_larger(sums.later, load(ahead, j)))
+
+
+@inline
+def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, shift, args, sums):
     """``even_block``, by as many classes as ``load(x, ...)`` gives."""
     o, fetch, middle, kept = args
-    a, b, below, others, later = sums
     for j in range(first, last, lanes(x)):
         if writes:
             prefetch_write(g, j)
-        v, a, b, others = even_vector(x, j, o, fetch, magic, least, mark, a, b, others, kept, keep)
+        sums = even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep)
         if scan:
-            later = fold_larger(later, load(ahead, j))
-        if spread:
-            below = fold_add(below, v - middle)
-    return a, b, below, others, later
-
-
-@inline
-def even_block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shift_at_once, args, others, later):
-    """Sums over classes ``first`` to ``last``, whole vectors, and the largest of those ``ahead``.
-
-    ``keep`` is a constant, ``scan`` and ``spread`` are made such: a loop must not ask for what is the same for all rows
-    (LLVM does not take it out by itself).
-    """
-    magic, least, mark = shift
-    magics, leasts = shift_at_once
-    x_, g_, ahead_, n = at_once(x), at_once(g), at_once(ahead), lanes(at_once(x))
-    end, sums = first + (last - first) // n * n, (zeros(x), zeros(x), zeros(x), others, later)
-    if scan and spread:
-        sums = _vectors(keep, writes, True, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-    elif scan:
-        sums = _vectors(keep, writes, True, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-    elif spread:
-        sums = _vectors(keep, writes, False, True, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-    else:
-        sums = _vectors(keep, writes, False, False, x_, g_, ahead_, first, end, magics, leasts, mark, args, sums)
-    if n > lanes(x):
-        sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, magic, least, mark, args, sums)
+            sums = with_later(sums, ahead, j)
     return sums
 
 
 @inline
-def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep):
-    """What ``even_sums`` gives, from the sums of the first ``whole`` classes and the rest of them.
+def even_block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shift_at_once, args, sums):
+    """The sums with classes ``first`` to ``last``, whole vectors, and the largest of those ``ahead``.
 
-    The rest is added to the last block: to widen sums of its own takes as long as its powers (100 classes: 4 %).
+    ``keep`` is a constant, ``scan`` and ``spread`` are made such: a loop must not ask for what is the same for all rows
+    (LLVM does not take it out by itself).
     """
+    x_, g_, ahead_, n = at_once(x), at_once(g), at_once(ahead), lanes(at_once(x))
+    end = first + (last - first) // n * n
+    if scan and spread:
+        sums = _vectors(keep, writes, True, True, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+    elif scan:
+        sums = _vectors(keep, writes, True, False, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+    elif spread:
+        sums = _vectors(keep, writes, False, True, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+    else:
+        sums = _vectors(keep, writes, False, False, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+    if n > lanes(x):
+        sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, shift, args, sums)
+    return sums
+
+
+@inline
+def even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep):
+    """What ``even_sums`` gives, from what is known of the first ``whole`` classes and the rest of them.
+
+    That is ``s`` and ``linear``, of all blocks but the last, and the sums of this. The rest is added to it: to widen
+    sums of its own takes as long as its powers (100 classes: 4 %).
+    """
+    a, b, below, others, _ = sums
     if whole < n:
         v = load_part(x, whole, n - whole)
         inside = iota(v) < n - whole
-        a, b, others, scale, r = add(v, inside, o, 1.0, magic, least, mark, a, b, others, True)
+        a, b, others, scale, r = add(v, inside, o, 1.0, shift, a, b, others, True)
         if keep:
             keep_power(kept, whole, scale, r)
         below = below + where(inside, v - middle, 0.0)
@@ -168,7 +204,7 @@ def even_end(x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear,
 
 
 @device
-def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, scan, ahead, n_ahead):
+def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahead):
     """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
 
     And if ``scan``, the largest of ``n_ahead`` logits, no fewer, that are looked at next.
@@ -180,25 +216,20 @@ def even_sums(call, numbers, x, n, magic, least, mark, middle, kept, keep, scan,
     o, fetch = options_of(call, numbers, x), call[FETCH]
     width = lanes(x)
     whole = n // width * width
-    s, linear, others, later = zeros64(x), zeros64(x), zeros(x), zeros(x) - np.inf
+    s, linear, sums = zeros64(x), zeros64(x), no_sums(x)
     args, spread, q = (o, fetch, middle, kept), o.spread != NONE, 0
     while True:
         last = min(q + BLOCK, whole)
         if keep:  # (rows beside others with huge logits)
-            sums = zeros(x), zeros(x), zeros(x), others, later
-            sums = _vectors(True, False, scan, spread, x, x, ahead, q, last, magic, least, mark, args, sums)
+            sums = _vectors(True, False, scan, spread, x, x, ahead, q, last, shift, args, sums)
         else:
-            shift, shifts = (magic, least, mark), (magic, least)
-            sums = even_block(False, False, scan, spread, x, x, ahead, q, last, shift, shifts, args, others, later)
-        a, b, below, others, later = sums
+            sums = even_block(False, False, scan, spread, x, x, ahead, q, last, shift, shift, args, sums)
         q += BLOCK
         if q >= whole:
             break
-        s, linear = s + (widen(a) + widen(b)), linear + widen(below)
-    rest, ties, linear_sum = even_end(
-        x, n, whole, o, magic, least, mark, middle, a, b, below, s, linear, others, kept, keep
-    )
-    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, later)
+        s, linear, sums = after_block(x, s, linear, sums)
+    rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep)
+    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, sums.later)
 
 
 @inline
@@ -226,7 +257,7 @@ def _put_values(x, begin, last, first, o, fetch, room):
 @inline
 def _general_vectors(x, begin, last, first, whole, o, fetch, base, args, sums):
     """``_general_block`` of the whole vectors from class ``begin`` on, or of a part of one. Gives where they end."""
-    magic, least, mark, middle, weight, q, kept, keep, room = args
+    shift, middle, weight, q, kept, keep, room = args
     a, b, linear, spread, others = sums
     end = begin + (last - begin) // lanes(x) * lanes(x) if whole else last
     for j in range(begin, end, lanes(x)):
@@ -241,7 +272,7 @@ def _general_vectors(x, begin, last, first, whole, o, fetch, base, args, sums):
             v = load(x, j)
         v = abreast(v - base)
         inside = iota(v) >= 0 if whole else iota(v) < last - j
-        a, b, others, scale, r = add(v, inside, o, o.sign, magic, least, mark, a, b, others, False)
+        a, b, others, scale, r = add(v, inside, o, o.sign, shift, a, b, others, False)
         if keep:
             keep_power(kept, j, scale, r)
         if o.spread != NONE:
@@ -251,13 +282,11 @@ def _general_vectors(x, begin, last, first, whole, o, fetch, base, args, sums):
 
 
 @inline
-def _general_block(
-    x, first, last, whole, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
-):
+def _general_block(x, first, last, whole, o, fetch, base, args, others):
     """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
     if whole and o.capped:
-        put_values(x, first, last, o, fetch, room)
-    args, done = (magic, least, mark, middle, weight, q, kept, keep, room), first
+        put_values(x, first, last, o, fetch, args[-1])
+    done = first
     sums = zeros(x), zeros(x), zeros(x), zeros(x), others
     if whole:
         done, sums = _general_vectors(at_once(x), first, last, first, True, o, fetch, base, args, sums)
@@ -268,7 +297,7 @@ def _general_block(
 
 
 @device
-def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middle, kept, keep):
+def general_sums(call, numbers, x, q, weight, n, shift, base, middle, kept, keep):
     """As ``even_sums`` for every option: ``rest``, ``ties`` and the sums over the spread weights."""
     apart()
     o, fetch = options_of(call, numbers, x), call[FETCH]
@@ -279,13 +308,11 @@ def general_sums(call, numbers, x, q, weight, n, magic, least, base, mark, middl
         last = min(whole, first + BLOCK)
         if keep:
             room = values_kept(kept, first)
-        a, b, c, others = _general_block(
-            x, first, last, True, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
-        )
+        args = shift, middle, weight, q, kept, keep, room
+        a, b, c, others = _general_block(x, first, last, True, o, fetch, base, args, others)
         s, linear, spread = s + a, linear + b, spread + c
     if keep:
         room = values_kept(kept, whole)
-    a, b, c, others = _general_block(
-        x, whole, n, False, o, fetch, magic, least, base, mark, middle, weight, q, others, kept, keep, room
-    )
+    args = shift, middle, weight, q, kept, keep, room
+    a, b, c, others = _general_block(x, whole, n, False, o, fetch, base, args, others)
     return total(s + a), n - np.float64(total(counted(others))), total(linear + b), total(spread + c)
