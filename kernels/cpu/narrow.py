@@ -253,7 +253,7 @@ def _about_classes(call, numbers, x, n_classes, first, n, logits, column):
 def _even_sums(call, numbers, x, g, n_classes, logits, scales, parts, shift):
     """What ``_sums`` gives, for rows that need no more than that."""
     apart()
-    o, keep = options_of(call, numbers, x), call[GRADIENT] != 0
+    o, keep = options_of(call, numbers, x), call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX
     width, zero = lanes(x), zeros(x)
     others, linear, rest = zero, zero, zeros64(x)
     everywhere = zero == zero
