@@ -16,6 +16,7 @@ def markers(section: str) -> tuple[str, str]:
 
 
 PEERS = ("numpy", "sklearn", "torch", "jax")
+LONG = 1e-3  # seconds of a call, beside which the way to the threads is nothing
 LIMITED_BY = ("by arithmetic", "by instructions", "fastce")
 STEPS = {  # of a small call: what has been timed, and what that has beside the step before
     "nothing": "Numba's call of a compiled function with these arguments",
@@ -176,6 +177,12 @@ def sentences(results: Results) -> list[str]:
         "fifth and more, and where fastce beat a limit, none is given.",
     ]
     cells = select(results, "limits")
+    shortest = min((least(r, "fused") for r in cells if "fused" in r["times"]), default=LONG)
+    if shortest < LONG:
+        lines.append(
+            f"The multiply-adds were timed in calls of {duration(shortest)}, a part of which is the way to the threads "
+            "and back: arithmetic may take somewhat less than is said here."
+        )
     for r in cells:
         if "jax" in r["times"] and "read" in r["times"]:
             jax, memory = median(r, "jax"), median(r, "read")

@@ -142,6 +142,19 @@ def test_arithmetic_is_as_fast_as_it_ever_was():
     assert [row[3] for row in limits_tables.cells_table([slow, fast])[1:]] == ["5 us", "10 us"]
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(1e-4, True), (4e-3, False)])
+def test_multiply_adds_timed_in_short_calls_are_told(seconds, said):
+    values = {"threads": 2.0, "fused": 1e6, "arithmetic": 5000.0}
+    found = limits_tables.sentences(
+        {
+            "command": "python", "date": "2026-01-02", "machine": {"processor": "one"}, "versions": {}, "left_out": {},
+            "records": [record({"fastce": 8e-6, "copy": 4e-6, "fused": seconds}, values)],
+        }
+    )  # fmt: skip
+    assert any("timed in calls of 50 us" in line for line in found) == said
+    assert any("the way to the threads" in line for line in found) == said
+
+
 def test_how_many_times_as_fast_as_its_peers_it_could_be():
     times = {"fastce": 8e-6, "copy": 6e-6, "numpy": 8e-5, "jax": 4e-5, "fused": 2e-3, "one row": 2e-4}
     values = {"threads": 2.0, "fused": 1e6, "arithmetic": 2000.0, "one row": 20.0}  # 2 us (the copy: 3), and 5 us
