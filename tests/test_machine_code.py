@@ -258,7 +258,8 @@ def test_every_pass_is_found_and_counted():
     assert list(counts) == list(PASSES)
     # of a power: t, the two that leave f over, Horner's rule, the last term; and its sum
     fused = 3 + (len(FLOAT32.exp2) - 1) + 1 + 1
-    assert {count(PARTS["fused"], code) for code in loops_of(PASSES["sums, powers kept"], loops)} == {fused}
+    for code in loops_of(PASSES["sums, powers kept"], loops):  # (of two vectors, for some processors)
+        assert count(PARTS["fused"], code) == fused * count(PARTS["power"], code)
     for name in ("sums", "sums of lanes", "gradient, powers again"):
         assert fused < counts[name].arithmetic < 2.5 * fused
     assert counts["largest logit"][1:] == counts["largest logits of lanes"][1:] == (1, 1, 0)

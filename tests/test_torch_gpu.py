@@ -24,11 +24,17 @@ from fastce.torch import fused, options, solve
 @pytest.fixture
 def gpu(monkeypatch):
     """Note what is called on which stream; computed on the CPU."""
-    seen = types.SimpleNamespace(streams=[], calls=[], scaled=[])
+    seen = types.SimpleNamespace(devices=[], streams=[], calls=[], scaled=[])
 
     @contextlib.contextmanager
-    def external_stream(pointer, device):
-        seen.streams.append((pointer, device))
+    def on_device(number):
+        seen.devices.append(number)
+        yield
+        seen.devices.pop()
+
+    @contextlib.contextmanager
+    def on_stream(stream):
+        seen.streams.append((stream.cuda_stream, *seen.devices))
         yield
         seen.streams.append(None)
 
@@ -59,7 +65,7 @@ def gpu(monkeypatch):
     path = types.SimpleNamespace(cross_entropy=cross_entropy, scale=scale)
     cupy = types.ModuleType("cupy")
     cupy.ndarray = type("ndarray", (), {})
-    cupy.cuda = types.SimpleNamespace(ExternalStream=external_stream)
+    cupy.cuda = types.SimpleNamespace(Device=on_device, Stream=types.SimpleNamespace(from_external=on_stream))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(dispatch, "gpu", lambda: path)
     stream = types.SimpleNamespace(cuda_stream=1234, device_index=7)

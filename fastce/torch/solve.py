@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -146,12 +148,15 @@ def scale_on_gpu(grad: Tensor, factor: Tensor) -> None:
         grad.mul_(factor)
 
 
-def on_stream_of(input: Tensor) -> Any:
+@contextmanager
+def on_stream_of(input: Tensor) -> Iterator[None]:
     """Make PyTorch's current stream, on the device of a tensor, that of CuPy."""
     import cupy
 
     stream = torch.cuda.current_stream(input.device)
-    return cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)
+    # (CuPy has a current stream for each device: without the first, it would be that of the device current now.)
+    with cupy.cuda.Device(stream.device_index), cupy.cuda.Stream.from_external(stream):
+        yield
 
 
 def _options(input: Tensor, weight: Tensor | None, sample_weight: Tensor | None, o: Options) -> dict[str, Any]:
