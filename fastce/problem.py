@@ -479,7 +479,7 @@ def shares_memory(out: Array, name: str, inputs: dict[str, Any], in_place: str =
     for other_name, other in inputs.items():
         if other is not None:
             array = _array(other_name, other)
-            if other_name == in_place and _same_memory(out, array):
+            if other_name == in_place and np.may_share_memory(out, array) and _same_memory(out, array):
                 shares = True
             elif _overlap(out, array):
                 raise ValueError(f"{name} shares memory with {other_name}")

@@ -184,6 +184,31 @@ def test_the_same_bits_past_the_caches_and_through_them(rng, monkeypatch, name, 
             assert (apart[:, -3:] == 7).all()
 
 
+@EVERY_TYPE
+@pytest.mark.parametrize("stream", [LIMITS.stream, 0])
+@pytest.mark.parametrize("shape", [(7, FLOATS * KEPT + 77), (5, CHUNK), (4, 2 * CHUNK + 77), (1, 30 * CHUNK)], ids=str)
+def test_the_same_bits_however_far_behind_the_logits_the_gradient_lies(rng, monkeypatch, name, shape, stream):
+    """That decides whether it is written from the first class to the last or from the last to the first."""
+    monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
+    logits, targets = case(rng, name, shape)
+    expected = fastce.cross_entropy_with_grad(logits, targets, reduction="none")
+    n_bytes, page = logits.nbytes, 4096
+    further = -(-n_bytes // page) * page
+    memory = np.empty(n_bytes + further + 3 * page, np.uint8)
+    start = -memory.ctypes.data % page
+    for distance in (0, logits.itemsize, 16, 64, 2040, 2048, 2104, 4032, 4096 - logits.itemsize):
+        memory.fill(7)
+        x = memory[start:][:n_bytes].view(logits.dtype).reshape(shape)
+        x[...] = logits
+        around = memory.copy()
+        at = start + further + distance
+        grad = memory[at:][:n_bytes].view(logits.dtype).reshape(shape)
+        found = fastce.cross_entropy_with_grad(x, targets, grad_out=grad, reduction="none")
+        assert_same_result(found, expected)
+        around[at:][:n_bytes] = memory[at:][:n_bytes]
+        assert_same(memory, around)
+
+
 @EVERY_REGIME
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_gradients_of_16_bits_are_those_of_float32_rounded_once(rng, monkeypatch, name, shape):

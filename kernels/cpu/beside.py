@@ -28,7 +28,7 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .gradient import again, vector, whole_vectors, with_target, write_ends
+from .gradient import again, in_order, vector, whole_vectors, with_target, write_ends
 from .pointers import advance, item_bytes, stream
 from .simd import apart, lanes, zeros64
 from .sums import BLOCK, after_block, even_end, even_vector, largest_from, no_sums, with_later
@@ -84,9 +84,11 @@ def _both(powers, keep, blend, spread, x, first, last, shift, args, part, ahead,
     among the classes of ``part`` (to ask that of every vector: 5 %), and ``spread``.
     """
     o, fetch, middle, kept = args
+    i, step = (first, lanes(x)) if keep else in_order(part.x, part.g, first, last, True)
     for j in range(first, last, lanes(x)):
-        d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
-        stream(part.g, j, with_target(d, part.y - j, part.plan) if blend else d)
+        d = vector(powers, part.x, i, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
+        stream(part.g, i, with_target(d, part.y - i, part.plan) if blend else d)
+        i += step
         sums = with_later(even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep), ahead, j)
     return sums
 

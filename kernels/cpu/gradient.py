@@ -31,6 +31,7 @@ from .pointers import (
     advance,
     arithmetic_at,
     at_once,
+    bytes_from,
     item_bytes,
     lane_buffer,
     load,
@@ -160,6 +161,23 @@ def _put_last(g, j, m, d, edge):
 
 
 @inline
+def in_order(x, g, begin, end, beside):
+    """Where to begin with the whole vectors from ``begin`` to ``end``, and how far each is from the one before.
+
+    From the last to the first, where vectors of ``x`` that are read meanwhile would be taken for those of ``g`` that
+    are about to be written: processors of Intel's tell them apart by the last 12 bits of their addresses alone, and the
+    next power would wait for this one. (4,096 classes, one thread of an Emerald Rapids, nanoseconds an element by how
+    many bytes more than a multiple of 4,096 ``g`` lies behind ``x``: 16 to 80 1.25, 128 .83, 256 .63, from 512 on .53;
+    in this order .55, after 16 .64. NumPy's arrays lie like that, 16 apart, where their memory was in use before.)
+
+    ``beside`` others that are read from the first to the last: then against them, too, unless ``x`` forbids it (rows of
+    4,100, two threads, ``g`` 16 bytes further 1.94 and 1.00; of 8,192, whose vectors are aligned, .51 either way).
+    """
+    width, further = lanes(x), bytes_from(x, g) & 4095
+    return (end - width, -width) if further < 2048 and (beside or further > 0) else (begin, width)
+
+
+@inline
 def whole_vectors(g, n, streamed):
     """From where to where ``n`` elements of the gradient are written by whole vectors."""
     begin = min(n, until_aligned(g)) if streamed else 0
@@ -187,9 +205,12 @@ def _through(powers, x, g, begin, stop, o, plan, weight, q, kept, even):
     """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, by ordinary stores; where they end."""
     width = lanes(x)
     end = begin + (stop - begin) // width * width
-    for j in range(begin, end, width):
-        prefetch_write(g, j + WRITE_AHEAD)
+    j, step = in_order(x, g, begin, end, False)
+    further = WRITE_AHEAD if step > 0 else -WRITE_AHEAD
+    for _ in range(begin, end, width):
+        prefetch_write(g, j + further)
         store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
+        j += step
     return end
 
 
@@ -207,9 +228,11 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
         # back for it, while all stores wait (with 1,000 classes, a quarter of the time).
         if whole < n and not edge.after:
             prefetch_write(g, whole)
-        for j in range(begin, whole, width):
+        j, step = in_order(x, g, begin, whole, False)
+        for _ in range(begin, whole, width):
             d = vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
             stream(g, j, with_target(d, y - j, plan))
+            j += step
     else:
         done = begin
         if even and lanes(at_once(x)) > width:

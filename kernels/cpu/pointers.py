@@ -165,6 +165,16 @@ def advance(typingctx: Any, base: types.CPointer, n_bytes: types.Integer) -> Any
     return base(base, types.int64), codegen
 
 
+@intrinsic
+def bytes_from(typingctx: Any, a: types.CPointer, b: types.CPointer) -> Any:
+    """How many bytes ``b`` lies after ``a``."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.sub(builder.ptrtoint(args[1], I64), builder.ptrtoint(args[0], I64))
+
+    return types.int64(a, b), codegen
+
+
 def size_of(base: types.CPointer) -> int:
     """Bytes of an element: what it is aligned to, at least."""
     return int(base.dtype.bitwidth) // 8
