@@ -212,7 +212,7 @@ def to_markdown(saved: Sequence[Results]) -> str:
     (gpu,) = {found["machine"]["GPU"] for found in saved}
     parts = [
         f"Measured on one {gpu}: medians of the GPU's own time with cold caches, Python's launches hidden behind other "
-        "work, loss with gradient of a mean, into a given array. A copy is the driver's, of as many bytes; quack in "
+        "work; losses are means, gradients go into a given array. A copy is the driver's, of as many bytes; quack in "
         "one pass gives losses of rows and a gradient that is not divided by their number."
     ]
     for found in saved:

@@ -342,7 +342,10 @@ def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsy
     text = README.read_text(encoding="utf-8")
     copy = tmp_path / "README.md"
     copy.write_text(text, encoding="utf-8")
-    saved = [str(README.parent / "bench" / "results" / f"gpu-h200{part}.json") for part in ("", "-long", "-compile")]
+    saved = [
+        str(README.parent / "bench" / "results" / f"gpu-h200{part}.json")
+        for part in ("", "-long", "-compile", "-forward")
+    ]
     assert gpu.main(["--saved", *saved, "--readme", str(copy)]) == gpu.OK
     assert copy.read_text(encoding="utf-8") == text
     assert capsys.readouterr().out.count("Machine: GPU NVIDIA H200") == len(saved)
