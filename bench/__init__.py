@@ -11,7 +11,7 @@
 `measurements.py`   the table of what can be measured beside the speed; `sweep.py`, `variants.py`, `accuracy.py` and
                     `memory.py` do it
 `command.py`        the command line, `python -m fastce bench`
-`tables.py`         results -> tables; `report.py`: tables in the terminal and in README.md
+`tables.py`         results -> tables; `report.py`: tables in the terminal, README.md and RESULTS.md
 `plots.py`          results -> SVG, drawn by `svg.py`; `page.py`: results -> one HTML page with all of it
 `compare.py`        two saved runs: what became slower
 `limits.py`         how far the CPU kernels are from what the machine can do; `limits_tables.py`: as tables;

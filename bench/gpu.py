@@ -1,8 +1,8 @@
 """fastce on a GPU beside its peers: `python -m fastce.bench.gpu --json gpu.json`, on a machine that has one.
 
 Every contender is checked against float64 before it is timed; all of a cell are timed in turn, with CUDA events and a
-cold level-2 cache. The results are saved after each cell. `--saved gpu.json --readme README.md` writes the tables of
-results that were saved into the README, on any machine.
+cold level-2 cache. The results are saved after each cell. `--saved gpu.json --readme bench/RESULTS.md` writes the
+tables of results that were saved into that file, on any machine.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def to_text(found: Results) -> str:
 
 
 def to_markdown(saved: Sequence[Results]) -> str:
-    """What stands in the README."""
+    """What stands in RESULTS.md."""
     (gpu,) = {found["machine"]["GPU"] for found in saved}
     parts = [
         f"Measured on one {gpu}: medians of the GPU's own time with cold caches, Python's launches hidden behind other "

@@ -3,10 +3,11 @@
 The time of loss and gradient is the longer of two: that of the memory, for the bytes that the kernel reads and
 writes, and that of the multiprocessors, for the instructions of its threads, all taken to be as fast as those of
 float32 (A100 and T4 do integer ones beside them, and may be faster). Launches, latencies and the last wave of blocks
-are left out, and so are few rows, where these are most of the time: what was measured on an H200 is beside it in the
-README. Rows that are read twice come from memory once where a cache holds those that are being worked on.
+are left out, and so are few rows, where these are most of the time: what was measured on an H200 is beside it in
+RESULTS.md. Rows that are read twice come from memory once where a cache holds those that are being worked on.
 
-`python -m fastce.bench.gpu_model --readme README.md` writes the table into the README. It needs numba-cuda, no GPU.
+`python -m fastce.bench.gpu_model --readme bench/RESULTS.md` writes the table into that file; it needs numba-cuda,
+no GPU.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def table() -> Table:
 
 
 def to_markdown() -> str:
-    """What stands in the README."""
+    """What stands in RESULTS.md."""
     return (
         "**A model's prediction, not a measurement**, for GPUs on which the kernels have not run, too. Loss "
         "with gradient, at best: bytes and instructions, counted in an interpreter of the kernels' assembly, by the "
@@ -162,7 +163,7 @@ def to_markdown() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the predictions; write them into the README."""
+    """Print the predictions; write them into RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m fastce.bench.gpu_model", description=main.__doc__)
     parser.add_argument("--readme", type=Path, help="file with the markers")
     options = parser.parse_args(arguments)

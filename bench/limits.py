@@ -6,8 +6,8 @@ multiply-adds, as if nothing ever waited; and the kernels where all rows lie in 
 that they wait for their own instructions alone. Of forward, in place of the copy, a sum over the logits. Peers run
 beside them: they can be beaten by as much as they take longer than these. And what a small call's time is made of.
 
-`python -m fastce.bench.limits --json bench/results/limits.json --readme README.md` measures, saves, and writes the
-tables into the README. Compiling the kernels anew, to read their assembly, takes most of the time.
+`python -m fastce.bench.limits --json bench/results/limits.json --readme bench/RESULTS.md` measures, saves, and writes
+the tables into that file. Compiling the kernels anew, to read their assembly, takes most of the time.
 """
 
 from __future__ import annotations

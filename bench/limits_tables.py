@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .cases import FUNCTIONS, PROVIDERS
-from .report import lay_out, markdown_table, wrap
+from .report import folded, lay_out, markdown_table, wrap
 from .run import Record, Results
 from .tables import SHOWN, Table, capital, duration, left_out, origin, select, shape
 
 
 def markers(section: str) -> tuple[str, str]:
-    """Between which lines of the README the tables are."""
+    """Between which lines of RESULTS.md the tables are."""
     return f"<!-- {section}:start -->", f"<!-- {section}:end -->"
 
 
@@ -209,8 +209,8 @@ def to_text(results: Results) -> str:
 
 
 def to_markdown(results: Results) -> str:
-    """Lay the tables out for the README: the first in sight, the others folded."""
+    """Lay the tables out for RESULTS.md: the first in sight, the others folded."""
     (name, rows), *others = tables(results).items()
     parts = [f"{name}:\n\n{markdown_table(rows)}"]
-    parts += [f"<details><summary>{name}</summary>\n\n{markdown_table(rows)}\n\n</details>" for name, rows in others]
+    parts += [folded(name, markdown_table(rows)) for name, rows in others]
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in sentences(results))])

@@ -1,6 +1,7 @@
-"""Results (JSON) -> what people read: tables in the terminal and in README.md, the pictures beside the JSON, the page.
+"""Results (JSON) -> what people read: tables in the terminal and in Markdown, the pictures beside the JSON, the page.
 
-`python -m fastce.bench.report bench/results/NAME.json --readme README.md` writes them again from what was saved.
+`python -m fastce.bench.report bench/results/NAME.json --readme README.md` writes pictures and the first table again
+from what was saved, and with `--readme bench/RESULTS.md --section NAME` all tables.
 """
 
 from __future__ import annotations
@@ -62,18 +63,20 @@ def markdown_table(rows: Table) -> str:
 
 
 def to_markdown(results: Results, pictures: Mapping[str, str]) -> str:
-    """Lay the tables out for the README: three pictures, by their titles, and a table in sight, the others folded."""
+    """Lay the tables out: the first in sight, the others folded; with pictures, three and the first table alone."""
     parts = [f"![{name}]({path})" for name, path in pictures.items()]
     if len(parts) > 3:
-        more = "\n\n".join(parts[3:])
-        parts[3:] = [f"<details><summary>More plots</summary>\n\n{more}\n\n</details>"]
-    for i, (name, rows) in enumerate(tables(results).items()):
-        body = markdown_table(rows)
-        if i == 0:
-            parts.append(f"{name}:\n\n{body}")
-        else:
-            parts.append(f"<details><summary>{name}</summary>\n\n{body}\n\n</details>")
+        parts[3:] = [folded("More plots", "\n\n".join(parts[3:]))]
+    (first, rows), *others = tables(results).items()
+    parts.append(f"{first}:\n\n{markdown_table(rows)}")
+    if not pictures:
+        parts += [folded(name, markdown_table(rows)) for name, rows in others]
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in facts(results))])
+
+
+def folded(summary: str, body: str) -> str:
+    """Write what is shown when its summary is clicked."""
+    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
 def write_between_markers(path: Path, text: str, start: str = START, end: str = END) -> None:
@@ -92,9 +95,9 @@ def write_between_markers(path: Path, text: str, start: str = START, end: str = 
 
 
 def write_readme(results: Results, readme: Path, json_path: Path, section: str = "benchmark") -> None:
-    """Put the tables into the README, and the pictures, SVG files beside the JSON.
+    """Put the first table into the README, and the pictures, SVG files beside the JSON.
 
-    Of another section than the first, that of another machine, there are no pictures.
+    Of another section than the README's own, there are all tables, and no pictures.
     """
     if section != "benchmark":
         start, end = (marker.replace("benchmark", section) for marker in (START, END))
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fastce.bench.report", description=main.__doc__)
     parser.add_argument("json", type=Path, help="file written by python -m fastce bench --json")
     parser.add_argument("--readme", type=Path, help="file with the markers")
-    parser.add_argument("--section", default="benchmark", help="markers' name: another for another machine's results")
+    parser.add_argument("--section", default="benchmark", help="markers' name: another for all tables")
     parser.add_argument("--html", type=Path, help="page to write")
     options = parser.parse_args(arguments)
     results = load(options.json)

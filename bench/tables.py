@@ -8,7 +8,7 @@ from .cases import FUNCTIONS, OURS, PROVIDERS, YARDSTICKS, Provider
 from .measurements import MEASUREMENTS
 from .run import Record, Results
 
-SHOWN = ("gradient", "float32")  # the table that the README shows unfolded, and its pictures
+SHOWN = ("gradient", "float32")  # the table that the README shows, and its pictures
 
 Table = list[list[str]]  # the header, then the rows
 

@@ -177,6 +177,31 @@ def test_another_section_of_the_readme_has_no_pictures(tmp_path):
     assert not list(tmp_path.glob("*.svg"))
 
 
+@pytest.mark.parametrize(
+    ("path", "section", "name"),
+    [
+        ("README.md", "benchmark", "quick"),
+        ("bench/RESULTS.md", "rocketlake", "quick"),
+        ("bench/RESULTS.md", "emeraldrapids", "quick-emeraldrapids"),
+        ("bench/RESULTS.md", "avx2", "quick-avx2"),
+    ],
+)
+def test_the_tables_and_pictures_are_those_of_the_saved_results(tmp_path, path, section, name):
+    shutil.copytree(ROOT / "bench" / "results", tmp_path / "bench" / "results")
+    pictures = sorted(tmp_path.glob("bench/results/quick-*.svg"))
+    for picture in pictures if section == "benchmark" else ():
+        picture.unlink()
+    text, start = (ROOT / path).read_text(encoding="utf-8"), f"<!-- {section}:start -->"
+    end = start.replace("start", "end")
+    (tmp_path / path).write_text(text.split(start)[0] + start + end + text.split(end)[1], encoding="utf-8")
+    saved = tmp_path / "bench" / "results" / f"{name}.json"
+    report.main([str(saved), "--readme", str(tmp_path / path), "--section", section])
+    assert (tmp_path / path).read_text(encoding="utf-8") == text
+    assert sorted(tmp_path.glob("bench/results/quick-*.svg")) == pictures != []
+    for picture in pictures:
+        assert picture.read_bytes() == (ROOT / "bench" / "results" / picture.name).read_bytes()
+
+
 @pytest.mark.parametrize("text", ["", report.START, report.END + report.START, report.START * 2 + report.END])
 def test_readme_without_markers_is_refused(tmp_path, text):
     path = tmp_path / "README.md"

@@ -15,7 +15,7 @@ from fastce.bench.contenders import Contender, Problem, dtype_of
 from fastce.bench.gpu_cases import PEERS, PROVIDERS, QUACK_SHAPES
 from fastce.places import missing_gpu
 
-README = Path(__file__).parent.parent.parent / "README.md"
+TABLES = Path(__file__).parent.parent.parent / "bench" / "RESULTS.md"
 
 
 # --- the table of cases
@@ -338,14 +338,11 @@ def test_rows_need_classes():
     assert exit_.value.code == 2
 
 
-def test_the_tables_in_the_readme_are_those_of_the_saved_results(tmp_path, capsys):
-    text = README.read_text(encoding="utf-8")
-    copy = tmp_path / "README.md"
+def test_the_tables_are_those_of_the_saved_results(tmp_path, capsys):
+    text = TABLES.read_text(encoding="utf-8")
+    copy = tmp_path / "RESULTS.md"
     copy.write_text(text, encoding="utf-8")
-    saved = [
-        str(README.parent / "bench" / "results" / f"gpu-h200{part}.json")
-        for part in ("", "-long", "-compile", "-forward")
-    ]
+    saved = [str(TABLES.parent / "results" / f"gpu-h200{part}.json") for part in ("", "-long", "-compile", "-forward")]
     assert gpu.main(["--saved", *saved, "--readme", str(copy)]) == gpu.OK
     assert copy.read_text(encoding="utf-8") == text
     assert capsys.readouterr().out.count("Machine: GPU NVIDIA H200") == len(saved)
@@ -409,9 +406,9 @@ def test_what_the_model_does_not_cover_is_refused(model):
         model.predict(sheet, Case("gradient", "float32", 1, 262144))
 
 
-def test_the_model_in_the_readme_is_what_the_program_writes(model, tmp_path, capsys):
-    text = README.read_text(encoding="utf-8")
-    copy = tmp_path / "README.md"
+def test_the_model_in_the_tables_is_what_the_program_writes(model, tmp_path, capsys):
+    text = TABLES.read_text(encoding="utf-8")
+    copy = tmp_path / "RESULTS.md"
     copy.write_text(text, encoding="utf-8")
     model.main(["--readme", str(copy)])
     assert copy.read_text(encoding="utf-8") == text
