@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,11 @@ from fastce.bench.cases import select
 
 # pytest imports the package of a path by the name of its folder, under which this one refuses to be imported.
 sys.modules["bench"] = bench
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look for tests in this folder alone: a module of the package would be imported again, and replace itself."""
+    config.option.ignore = [*(config.option.ignore or []), *map(str, Path(__file__).parents[1].glob("*.py"))]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
