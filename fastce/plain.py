@@ -19,6 +19,7 @@ from .reduction import Scalar, to_float32
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
+_INTEGERS = frozenset((np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32))  # that int64 can hold
 _IGNORE_INDEX = -100
 _OPTIONS = frozenset(("weight", "sample_weight", "ignore_index", "label_smoothing", "z_loss", "softcap", "logit_scale"))
 _USUAL, _2_63 = 1e30, 1 << 63  # numbers below this are finite in every type
@@ -41,8 +42,13 @@ def mean_loss(
         return None
     if not logits.flags.carray:
         return None
-    if targets.dtype is not _INT64 or targets.shape != shape[:1] or not targets.flags.carray:
+    if targets.shape != shape[:1]:
         return None
+    classes = targets
+    if targets.dtype is not _INT64 or not targets.flags.carray:
+        if targets.dtype.type not in _INTEGERS:
+            return None
+        classes = targets.astype(_INT64)
     ignore_index, mean = _IGNORE_INDEX, None
     if options:
         ignore_index, mean = options.get("ignore_index", _IGNORE_INDEX), _mean_of(options, logits)
@@ -55,7 +61,7 @@ def mean_loss(
         grad = grad_out
     elif with_grad:
         grad = np.empty_like(logits) if logits.nbytes < memory.LARGE else memory.empty(shape, dtype)
-    bad, loss = (_cpu or _import_cpu()).plain(logits, targets, grad, ignore_index, mean)
+    bad, loss = (_cpu or _import_cpu()).plain(logits, classes, grad, ignore_index, mean)
     if bad >= 0:
         return None
     return scalar(loss), grad

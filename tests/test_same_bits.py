@@ -4,7 +4,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from conftest import FLOAT_TYPES, arithmetic_type, assert_same, float_type, run_python
+from conftest import FLOAT_TYPES, INTEGER_TYPES, arithmetic_type, assert_same, float_type, run_python
 from rows import CHUNK, EVERY_REGIME, FLOATS, KEPT, random_rows
 
 import fastce
@@ -312,3 +312,21 @@ def test_the_same_bits_the_short_way_of_plain_calls_and_the_long(rng, names, nam
     assert_same_result(short, fastce.cross_entropy_with_grad(logits, targets, reduction="mean", **options))
     loss = fastce.cross_entropy(logits, targets, **options)
     assert loss == fastce.cross_entropy(logits, targets, reduction="mean", **options) == short.loss
+
+
+@pytest.mark.parametrize("name", INTEGER_TYPES)
+def test_the_short_way_takes_targets_of_every_type_that_int64_can_hold(rng, name):
+    logits, targets = random_rows(rng, (50, 2 if name == "bool" else 30))
+    targets[7] = 1
+    options = {"ignore_index": 1}
+    expected = fastce.cross_entropy_with_grad(logits, targets, reduction="mean", **options)
+    column = np.repeat(targets.astype(name)[:, None], 2, axis=1)[:, 1]
+    frozen = targets.astype(name)
+    frozen.flags.writeable = False
+    for given in (targets.astype(name), column, frozen, targets.astype(np.dtype(name).newbyteorder())):
+        assert (plain.mean_loss(logits, given, None, False, options) is not None) == (name not in ("bool", "uint64"))
+        assert_same_result(fastce.cross_entropy_with_grad(logits, given, **options), expected)
+    into = np.zeros_like(logits)
+    with pytest.raises(ValueError, match="grad_out shares memory with targets"):
+        fastce.cross_entropy_with_grad(logits, into.view(name)[:, 0], grad_out=into, **options)
+    assert not into.any()
