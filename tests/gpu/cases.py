@@ -198,6 +198,9 @@ def _with(rng, first):
     return Case(*case)
 
 
+THREADS = 64  # of `online` and `split`
+
+
 def choice(name, dtype, plain, n_rows, n_classes, with_grad):
     """The launches of a kernel, with few threads and little memory, so that small rows are several pieces."""
     of_type = numbers(dtype)
@@ -206,11 +209,11 @@ def choice(name, dtype, plain, n_rows, n_classes, with_grad):
     chunks = launch.chunks_of(of_type, n_classes, SECTOR_BYTES)
     if name == "block":
         return launch.block(launch.Device((9, 0), 132), of_type, plain, n_rows, chunks)
-    threads, tile = 64, 0 if plain else 256  # (plain rows are kept nowhere)
+    tile = 0 if plain else 256  # (plain rows are kept nowhere)
     if name == "online":
-        return launch.online(of_type, plain, n_rows, chunks, threads, tile)
+        return launch.online(of_type, plain, n_rows, chunks, THREADS, tile)
     part = -(-chunks // 3)
-    return launch.split(of_type, plain, n_rows, chunks, with_grad, threads, part, tile)
+    return launch.split(of_type, plain, n_rows, chunks, with_grad, THREADS, part, tile)
 
 
 def choice_of_table(name, device, dtype, n_rows, n_classes):
