@@ -35,6 +35,7 @@ from .pointers import (
     item_bytes,
     lane_buffer,
     load,
+    load_like,
     load_part,
     prefetch_write,
     store,
@@ -44,7 +45,7 @@ from .pointers import (
     until_aligned,
 )
 from .simd import apart, fma, iota, lanes, lanes_of, where, zeros
-from .sums import BLOCK, VALUES, put_values
+from .sums import BLOCK, VALUES, is_only_capped, put_values
 from .table import far, plan_of
 
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
@@ -244,15 +245,29 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
 
 
 @inline
+def _through_capped(x, g, room, begin, last, first, o, plan):
+    """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, from their ``v``; where they end."""
+    end = begin + (last - begin) // lanes(x) * lanes(x)
+    for j in range(begin, end, lanes(x)):
+        v = load_like(x, room, j - first)
+        prefetch_write(g, j + WRITE_AHEAD)
+        d = scaled_power(v, o.powers, constants(v).one - plan.power, plan.factor, plan.left)
+        store(g, j, d * (1.0 - v * v))
+    return end
+
+
+@inline
 def _write_capped(x, g, n, y, o, plan, weight, q, streamed, edge):
     """The same ``again``, below a softcap: of a block of classes, first all ``v``."""
     width, room = lanes(x), lane_buffer(x, VALUES)
     begin, whole = whole_vectors(g, n, streamed)
     _write_first(again, x, g, begin, y, o, plan, weight, q, q, False, edge)
     for first in range(begin, whole, BLOCK):
-        last = min(whole, first + BLOCK)
-        put_values(x, first, last, o, 0, room)
-        for j in range(first, last, width):
+        last, done = min(whole, first + BLOCK), first
+        put_values(False, x, g, first, last, o, 0, room)
+        if is_only_capped(o, plan.base) and not streamed:
+            done = _through_capped(at_once(x), at_once(g), room, first, last, first, o, plan)
+        for j in range(done, last, width):
             v = load(room, j - first)
             d = scaled_power(v - plan.base, o.powers, constants(v).one - plan.power, plan.factor, plan.left)
             d = with_options(d, v, j, width, True, o, plan, weight, q, x)
@@ -327,7 +342,7 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
             _log_softmax(x, g, n, o, plan, streamed, edge)
         elif group.step > 0:
             kept = kept_of(group, r)
-            if o.even:
+            if o.even or is_only_capped(o, plan.base):
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, True, streamed, edge)
             else:
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..formats import LN2
 from .beside import may_wait, sums_beside
-from .call import GRADIENT, N_CLASSES, Q_STEP, STREAMS, X_STEP, options_of, row_start, target_of
+from .call import GRADIENT, GRADIENT_STEP, N_CLASSES, Q_STEP, STREAMS, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .element import value
 from .gradient import kept_of, write_rows
@@ -75,7 +75,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     apart()
     o, constant, width, table = options_of(call, numbers, x0), constants(zeros(x0)), lanes(x0), group.table
     x_c, q_c = advance(x0, c * item_bytes(x0)), advance(q0, c * item_bytes(q0))
-    weight_c = advance(weight, c * item_bytes(weight))
+    weight_c, g_c = advance(weight, c * item_bytes(weight)), advance(g0, c * item_bytes(g0))
     # All maxima first: the sum of a row has to wait for its maximum, but not for that of the row before.
     for r in range(start, stop):
         if table[KNOWN * width + r] != 0.0:
@@ -103,6 +103,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         if ignored:
             continue
         x, q = row_start(call, x_c, 0, X_STEP, i), row_start(call, q_c, 2, Q_STEP, i)
+        g = row_start(call, g_c, 1, GRADIENT_STEP, i)
         base_r, mark = np.float64(table[BASE * width + r]), np.float64(table[MARK * width + r])
         shift = Shift(np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r]), mark)
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
@@ -125,7 +126,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
                 _keep_for_later(call, x0, c, n, group, r, later)
         else:
             rest, ties, linear, spread = general_sums(
-                call, numbers, x, q, weight_c, n, shift, base_r, middle, kept, group.step > 0
+                call, numbers, x, g, q, weight_c, n, shift, base_r, middle, kept, group.step > 0
             )
         top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
         put_stats(x, table, r, Stats(top_r, power, base_r, ties, rest, linear, spread))
