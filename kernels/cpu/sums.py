@@ -236,7 +236,7 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
 def put_values(writes, x, g, first, last, o, fetch, room):
     """``v`` of whole vectors of classes, ``first`` to ``last``, below a softcap; asks for memory as above.
 
-    And if ``writes``, a constant, for that of their gradient ``g``.
+    And if ``writes``, a constant, for that of their gradient ``g`` (1,000 classes, loss and gradient: 8 %).
 
     Apart from what is done with them: with a tanh and a power behind each other in a loop, the processor cannot hold
     enough of its steps to be busy with one while it waits for another (1,000 classes: .58 in place of .76 nanoseconds).
@@ -308,7 +308,8 @@ def _general_block(x, first, last, whole, o, fetch, base, args, others):
 def _vectors_of_values(keep, x, room, kept, begin, last, first, o, shift, sums):
     """``_vectors`` of ``v`` below a softcap, of as many vectors as there are whole ones. Gives where they end.
 
-    The powers that are kept are those times the softcap's slope: that is what the gradient takes.
+    The powers that are kept are those times the softcap's slope, so that the gradient is written as all others are.
+    (Both, in place of ``_general_vectors``: 1,000 classes, loss and gradient, 16 %.)
     """
     end = begin + (last - begin) // lanes(x) * lanes(x)
     for j in range(begin, end, lanes(x)):
