@@ -22,6 +22,13 @@ def _minus(builder: ir.IRBuilder, count: ir.Value, mask: ir.Value) -> ir.Value:
     return builder.bitcast(builder.sub(builder.bitcast(count, whole), builder.sext(mask, whole)), count.type)
 
 
+def _tree(builder: ir.IRBuilder, terms: list[ir.Value]) -> ir.Value:
+    """The sum of a power of two of terms, two and two."""
+    while len(terms) > 1:
+        terms = [builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
+    return terms[0]
+
+
 @intrinsic
 def fold_powers(
     typingctx: Any, a: Vec, b: Vec, others: Vec, inside: Vec, v: Vec, mark: types.Type, scale: Vec, r: Vec
@@ -36,16 +43,26 @@ def fold_powers(
         # (each part is compared by itself: a mask of several registers would have to be packed, and unpacked again)
         mark = as_vec(context, builder, mark, sig.args[5], sig.args[0])
         parts = [parts_of(builder, whole, a.type.count) for whole in (inside, v, scale, r)]
+        powers, products = [], []
         for there, logits, power, rest in zip(*parts, strict=True):
             other = builder.and_(there, builder.fcmp_unordered("!=", logits, mark))
             if has_avx512(context):
                 a = builder.select(other, builder.fadd(a, power), a)
                 b = builder.select(other, fused(builder, power, rest, b), b)
                 others = builder.select(other, builder.fadd(others, constant(others.type, 1.0)), others)
-            else:
-                some = builder.select(other, power, constant(power.type, 0.0))
+                continue
+            some = builder.select(other, power, constant(power.type, 0.0))
+            others = _minus(builder, others, other)
+            if len(parts[0]) == 1:
                 a, b = builder.fadd(a, some), fused(builder, some, rest, b)
-                others = _minus(builder, others, other)
+                continue
+            powers.append(some)
+            if len(powers) % 2 == 1:
+                products.append(builder.fmul(some, rest))
+            else:
+                products[-1] = fused(builder, some, rest, products[-1])
+        if powers:
+            a, b = builder.fadd(a, _tree(builder, powers)), builder.fadd(b, _tree(builder, products))
         return context.make_tuple(builder, sig.return_type, (a, b, others))
 
     return types.UniTuple(a, 3)(a, b, others, inside, v, mark, scale, r), codegen

@@ -29,7 +29,7 @@ from .maths import constants
 from .pointers import at_once, item_bytes, load, load_all, load_part, store, store_one, store_part
 from .simd import NATIVE, WIDE, apart, count_true, iota, lanes, where, zeros, zeros64
 from .stats import shift_of
-from .sums import BLOCK, Shift, after_block, even_block, even_end, largest_from, largest_logit, no_sums
+from .sums import EVEN_BLOCK, Shift, after_block, even_block, even_end, largest_from, largest_logit, no_sums
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -154,12 +154,12 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         s, linear, sums = zeros64(x), zeros64(x), no_sums(x)
         args, q = (o, fetch, middle, kept), 0
         while True:
-            last = min(q + BLOCK, whole)
+            last = min(q + EVEN_BLOCK, whole)
             if keep:
                 sums = even_block(True, True, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
             else:
                 sums = even_block(False, writes, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
-            q += BLOCK
+            q += EVEN_BLOCK
             if q >= whole:
                 break
             s, linear, sums = after_block(x, s, linear, sums)

@@ -28,11 +28,12 @@ from .pointers import (
     prefetch_write,
     store,
 )
-from .simd import FLOATS, abreast, apart, iota, lanes, largest, rounded, total, where, widen, zeros, zeros64
+from .simd import AT_ONCE, FLOATS, NATIVE, abreast, apart, iota, lanes, largest, rounded, total, where, widen, zeros, zeros64
 from .table import far
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
+EVEN_BLOCK = 12 * AT_ONCE // 4 if AT_ONCE > NATIVE else BLOCK
 VALUES = 2 * BLOCK // FLOATS  # vectors of a block's v, of the type that has the fewest lanes
 
 
@@ -219,12 +220,12 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
     s, linear, sums = zeros64(x), zeros64(x), no_sums(x)
     args, spread, q = (o, fetch, middle, kept), o.spread != NONE, 0
     while True:
-        last = min(q + BLOCK, whole)
+        last = min(q + EVEN_BLOCK, whole)
         if keep:  # (rows beside others with huge logits)
-            sums = _vectors(True, False, scan, spread, x, x, ahead, q, last, shift, args, sums)
+            sums = even_block(True, False, False, spread, x, x, ahead, q, last, shift, shift, args, sums)
         else:
             sums = even_block(False, False, scan, spread, x, x, ahead, q, last, shift, shift, args, sums)
-        q += BLOCK
+        q += EVEN_BLOCK
         if q >= whole:
             break
         s, linear, sums = after_block(x, s, linear, sums)
