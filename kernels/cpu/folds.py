@@ -35,7 +35,8 @@ def fold_powers(
 ) -> Any:
     """Add ``scale`` to ``a``, ``scale * r`` to ``b`` and 1 to ``others``, where ``inside`` and ``v`` is not ``mark``.
 
-    All parts of the vectors that are as long as those three, one after the other. ``counted`` tells what ``others`` is.
+    All parts of the vectors that are as long as those three; several of them two and two first, so that more can be
+    added up to the same rounding. ``counted`` tells what ``others`` is.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

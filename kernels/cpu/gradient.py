@@ -45,10 +45,8 @@ from .pointers import (
     until_aligned,
 )
 from .simd import apart, fma, iota, lanes, lanes_of, where, zeros
-from .sums import BLOCK, VALUES, is_only_capped, put_values
+from .sums import BLOCK, VALUES, WRITE_AHEAD, in_gradient, is_only_capped, put_values, waits_in_gradient
 from .table import far, plan_of
-
-WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 
 
 class Edge(NamedTuple):
@@ -260,14 +258,18 @@ def _through_capped(x, g, room, begin, last, first, o, plan):
 
 
 @inline
-def _write_capped(x, g, n, y, o, plan, weight, q, streamed, edge):
-    """The same ``again``, below a softcap: of a block of classes, first all ``v``."""
-    width, room = lanes(x), lane_buffer(x, VALUES)
+def _write_capped(x, g, n, y, o, plan, weight, q, streamed, edge, waits):
+    """The same ``again``, below a softcap: of a block of classes, first all ``v``, unless these wait in ``g``."""
+    width, values = lanes(x), lane_buffer(x, VALUES)
+    room = values
     begin, whole = whole_vectors(g, n, streamed)
     _write_first(again, x, g, begin, y, o, plan, weight, q, q, False, edge)
     for first in range(begin, whole, BLOCK):
         last, done = min(whole, first + BLOCK), first
-        put_values(False, x, g, first, last, o, 0, room)
+        if waits:
+            room = in_gradient(values, g, first)
+        else:
+            put_values(False, x, g, first, last, o, 0, room)
         if is_only_capped(o, plan.base) and not streamed:
             done = _through_capped(at_once(x), at_once(g), room, first, last, first, o, plan)
         for j in range(done, last, width):
@@ -352,7 +354,8 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
         elif o.even and plan.base == 0.0:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
         elif o.capped:
-            _write_capped(x, g, n, y - c, o, plan, weight_c, q, streamed, edge)
+            waits = waits_in_gradient(call, x, g, o)
+            _write_capped(x, g, n, y - c, o, plan, weight_c, q, streamed, edge, waits)
         else:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)
 

@@ -59,7 +59,7 @@ def work_on(element: types.Type, regime: int) -> Any:
         elif regime == FEW:
             run_groups(call, numbers, wide(x), wide(g), wide(q), wide(weight), begin, end)
         elif step == LOOK:
-            look(call, numbers, x, q, weight, begin, end)
+            look(call, numbers, x, g, q, weight, begin, end)
         elif step == FINISH:
             finish_rows(call, numbers, x, q, weight, begin, end)
         else:

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import FETCH, NONE, is_streamed, options_of
+from .call import FETCH, GRADIENT, NONE, is_streamed, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
 from .folds import counted, fold_add, fold_larger, fold_powers
 from .maths import parts_above
 from .pointers import (
     advance,
+    arithmetic_at,
     at_once,
+    bytes_from,
     item_bytes,
     lane_buffer,
     load,
@@ -28,12 +30,29 @@ from .pointers import (
     prefetch_write,
     store,
 )
-from .simd import AT_ONCE, FLOATS, NATIVE, abreast, apart, iota, lanes, largest, rounded, total, where, widen, zeros, zeros64
+from .simd import (
+    AT_ONCE,
+    FLOATS,
+    NATIVE,
+    abreast,
+    apart,
+    iota,
+    lanes,
+    largest,
+    rounded,
+    total,
+    where,
+    widen,
+    zeros,
+    zeros64,
+)
 from .table import far
 
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
+# As many where four vectors at once are added up two and two first (a Zen 3: 1 to 4 % of 1,000 classes and more).
 EVEN_BLOCK = 12 * AT_ONCE // 4 if AT_ONCE > NATIVE else BLOCK
+WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 VALUES = 2 * BLOCK // FLOATS  # vectors of a block's v, of the type that has the fewest lanes
 
 
@@ -117,6 +136,23 @@ def keep_power(kept, j, scale, r):
 def values_kept(kept, j):
     """Where ``v`` of the classes from ``j`` on is kept, below a softcap."""
     return advance(kept, (2 * far(kept) + j) * item_bytes(kept))
+
+
+@inline
+def waits_in_gradient(call, x, g, o):
+    """Whether ``v`` below a softcap waits where the gradient ``g`` of its class is going to be written.
+
+    That is of rows of which no powers are kept; else, tanh is computed twice. (A Zen 3, one thread, 4,096 to 50,257
+    classes, loss and gradient: 1.75 times as long as without a softcap, in place of 2.15.)
+    """
+    there = call[GRADIENT] != 0 and not is_streamed(call) and bytes_from(x, g) != 0
+    return o.capped and there and item_bytes(x) == item_bytes(arithmetic_at(0, x))
+
+
+@inline
+def in_gradient(room, g, j):
+    """Where ``v`` of the classes from ``j`` on waits: a pointer like ``room``."""
+    return advance(room, bytes_from(room, g) + j * item_bytes(room))
 
 
 @inline
@@ -343,12 +379,16 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
     o, fetch = options_of(call, numbers, x), call[FETCH]
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole, values = n // lanes(x) * lanes(x), lane_buffer(x, VALUES)
-    room, only_capped = values, is_only_capped(o, base)
+    room, only_capped, waits = values, is_only_capped(o, base), not keep and waits_in_gradient(call, x, g, o)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
         if keep and not only_capped:
             room = values_kept(kept, first)
-        if o.capped and keep and not is_streamed(call):
+        elif waits:
+            room = in_gradient(values, g, first)
+        if waits:
+            put_values(True, x, advance(g, WRITE_AHEAD * item_bytes(g)), first, last, o, fetch, room)
+        elif o.capped and keep and not is_streamed(call):
             put_values(True, x, g, first, last, o, fetch, room)
         elif o.capped:
             put_values(False, x, g, first, last, o, fetch, room)
@@ -364,6 +404,8 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
             s, linear, spread = s + a, linear + b, spread + c
     if keep and not only_capped:
         room = values_kept(kept, whole)
+    elif waits:
+        room = values
     args = shift, middle, weight, q, kept, keep, room
     a, b, c, others = _general_block(x, whole, n, False, o, fetch, base, args, others)
     if keep and only_capped and whole < n:

@@ -56,7 +56,7 @@ def _alone(x, i, table):
 
 
 @inline
-def look(call, numbers, x, q, weight, begin, end):
+def look(call, numbers, x, g, q, weight, begin, end):
     """``Stats`` of chunks ``begin`` to ``end``, kept in PARTS."""
     table = cleared(lane_buffer(x, FIELDS), x)
     for item in range(begin, end):
@@ -64,7 +64,7 @@ def look(call, numbers, x, q, weight, begin, end):
         if not target_of(call, i)[1]:
             row = _alone(x, i, table)
             nothing = Group(i, np.int64(0), np.int64(1), np.int64(0), i + 1, table, table, row.kept, row.step, row.rows)
-            found = chunk_at(call, numbers, x, x, q, weight, first, row, np.int64(0), nothing)
+            found = chunk_at(call, numbers, x, g, q, weight, first, row, np.int64(0), nothing)
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
 
