@@ -31,7 +31,7 @@ from .compile import device, inline
 from .gradient import again, in_order, vector, whole_vectors, with_target, write_ends
 from .pointers import advance, item_bytes, stream
 from .simd import apart, lanes, zeros64
-from .sums import BLOCK, after_block, even_end, even_vector, largest_from, no_sums, with_later
+from .sums import BLOCK, BOTH, NOTHING, after_block, even_end, even_vector, largest_from, no_sums, with_later
 from .table import BASE, FACTOR, Plan, plan_of
 
 
@@ -84,7 +84,7 @@ def _both(powers, keep, blend, spread, x, first, last, shift, args, part, ahead,
     among the classes of ``part`` (to ask that of every vector: 5 %), and ``spread``.
     """
     o, fetch, middle, kept = args
-    i, step = (first, lanes(x)) if keep else in_order(part.x, part.g, first, last, True)
+    i, step = (first, lanes(x)) if keep == BOTH else in_order(part.x, part.g, first, last, True)
     for j in range(first, last, lanes(x)):
         d = vector(powers, part.x, i, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, i, with_target(d, part.y - i, part.plan) if blend else d)
@@ -120,7 +120,7 @@ def _beside(call, numbers, x, n, shift, middle, part, ahead, n_ahead):
     whole, args = n // width * width, (o, call[FETCH], middle, part.kept)
     s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
     while True:
-        sums = block(again, False, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
+        sums = block(again, NOTHING, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
         q += BLOCK
         if q >= whole:
             break
@@ -128,7 +128,7 @@ def _beside(call, numbers, x, n, shift, middle, part, ahead, n_ahead):
     for j in range(min(part.n, whole), part.n, width):
         d = vector(again, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, j, with_target(d, part.y - j, part.plan))
-    rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, part.kept, False)
+    rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, part.kept, NOTHING)
     return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, sums.later)
 
 

@@ -18,6 +18,7 @@ from .call import (
     N_CLASSES,
     NONE,
     Q_STEP,
+    STREAMS,
     X_STEP,
     is_streamed,
     options_of,
@@ -26,7 +27,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import spread_weights, value
-from .maths import constants, power_parts
+from .maths import constants, parts_above, power_parts, scale_above
 from .pointers import (
     advance,
     arithmetic_at,
@@ -92,10 +93,19 @@ def kept_power(scale, r, factor, left):
 
 
 @inline
+def _least(v, o, plan):
+    """``Shift.least`` of the row's powers."""
+    return (plan.power + constants(v).lowest) * (1.0 / o.hi)
+
+
+@inline
 def again(x, j, n, whole, o, plan, kept, even):
     """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``even``: see ``_write``."""
     logits = load(x, j) if whole else load_part(x, j, n)
     magic = constants(logits).one - plan.power
+    if even and not STREAMS:
+        scale, r = parts_above(logits, 1.0, o.powers, magic, _least(logits, o, plan), True)
+        return kept_power(scale, r, plan.factor, plan.left), logits
     if even:
         return scaled_power(logits, o.powers, magic, plan.factor, plan.left), logits
     v = value(logits, o)
@@ -107,6 +117,16 @@ def from_kept(x, j, n, whole, o, plan, kept, even):
     """The same from what was kept of the first look."""
     d = kept_power(load(kept, j), load(kept, far(kept) + j), plan.factor, plan.left)
     return d, d if even else load(kept, 2 * far(kept) + j)
+
+
+@inline
+def from_waiting(x, j, n, whole, o, plan, kept, even):
+    """The same from what waits in the gradient, ``kept``: see ``waits_in_gradient``."""
+    if not whole:
+        return again(x, j, n, whole, o, plan, kept, even)
+    v = load(x, j)
+    scale = scale_above(v, o.powers, constants(v).one - plan.power, _least(v, o, plan))
+    return kept_power(scale, load(kept, j), plan.factor, plan.left), v
 
 
 @inline
@@ -351,10 +371,13 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, True, streamed, edge)
             else:
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
+        elif not STREAMS and o.even and waits_in_gradient(call, x, g, o, plan.base):
+            waiting = in_gradient(arithmetic_at(0, x), g, 0)
+            _write(from_waiting, x, g, n, y - c, o, plan, weight_c, q, waiting, True, streamed, edge)
         elif o.even and plan.base == 0.0:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
         elif o.capped:
-            waits = waits_in_gradient(call, x, g, o)
+            waits = waits_in_gradient(call, x, g, o, plan.base)
             _write_capped(x, g, n, y - c, o, plan, weight_c, q, streamed, edge, waits)
         else:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)

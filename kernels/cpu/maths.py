@@ -84,6 +84,12 @@ def parts_above(v, sign, p, magic, least, even):
 
 
 @inline
+def scale_above(v, p, magic, least):
+    """``scale`` of ``parts_above`` alone, where there are no masks."""
+    return from_bits(bits(fma(where(v < least, least, v), p.hi, magic)) << constants(v).mantissa)
+
+
+@inline
 def power(v, p, magic):
     """``t`` as above, and ``2**((hi + lo) * v - K)``: within 1.3 ulp, 0 below the smallest normal number."""
     t, scale, r = power_parts(v, p, magic, 0.0)

@@ -29,7 +29,18 @@ from .maths import constants
 from .pointers import at_once, item_bytes, load, load_all, load_part, store, store_one, store_part
 from .simd import NATIVE, WIDE, apart, count_true, iota, lanes, where, zeros, zeros64
 from .stats import shift_of
-from .sums import EVEN_BLOCK, Shift, after_block, even_block, even_end, largest_from, largest_logit, no_sums
+from .sums import (
+    BOTH,
+    EVEN_BLOCK,
+    NOTHING,
+    Shift,
+    after_block,
+    even_block,
+    even_end,
+    largest_from,
+    largest_logit,
+    no_sums,
+)
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -131,7 +142,7 @@ def look_short(call, numbers, x0, g0, group, start, stop):
     apart()
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
     fetch, writes = call[FETCH], call[GRADIENT] != 0
-    keep = writes and call[KIND] != LOG_SOFTMAX
+    keep = BOTH if writes and call[KIND] != LOG_SOFTMAX else NOTHING
     whole, spread = n // width * width, o.spread != NONE
     if not begin_short(call, numbers, x0, table, start, stop):
         return False
@@ -155,10 +166,10 @@ def look_short(call, numbers, x0, g0, group, start, stop):
         args, q = (o, fetch, middle, kept), 0
         while True:
             last = min(q + EVEN_BLOCK, whole)
-            if keep:
-                sums = even_block(True, True, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
+            if keep == BOTH:
+                sums = even_block(BOTH, True, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
             else:
-                sums = even_block(False, writes, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
+                sums = even_block(NOTHING, writes, scan, spread, x, g, ahead, q, last, shift, shift_at_once, args, sums)
             q += EVEN_BLOCK
             if q >= whole:
                 break

@@ -13,11 +13,22 @@ from .beside import may_wait, sums_beside
 from .call import GRADIENT, GRADIENT_STEP, N_CLASSES, Q_STEP, STREAMS, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .element import value
-from .gradient import kept_of, write_rows
+from .gradient import fill, kept_of, no_edge, write_rows
 from .maths import constants, power_parts
 from .pointers import advance, item_bytes, load, store
 from .simd import absolute, apart, extract, fma, iota, lanes, power_of_two, where, zeros
-from .sums import CHUNK, Shift, even_sums, general_sums, largest_logit
+from .sums import (
+    BOTH,
+    CHUNK,
+    NOTHING,
+    REST,
+    Shift,
+    even_sums,
+    general_sums,
+    in_gradient,
+    largest_logit,
+    waits_in_gradient,
+)
 from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 
 
@@ -25,11 +36,14 @@ from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, pu
 def shift_of(top, o):
     """The shift of rows, or chunks, with that largest ``sign * v``: see maths.py. Gives K and ``base``.
 
+    K is even: then what lies halfway between two exponents is rounded to the same one, whatever K. (Of a row of several
+    chunks, part of a power may be of the chunk's K, and the other part of the row's.)
+
     Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
     """
     c = constants(top)
     huge = absolute(top * o.hi) > c.limit
-    k = fma(top, abs(o.hi), c.zero) - c.zero
+    k = (fma(top, 0.5 * abs(o.hi), c.zero) - c.zero) * 2.0
     return where(huge | (k != k), 0.0, k), where(huge & (absolute(top) < np.inf), top * o.sign, 0.0)
 
 
@@ -107,7 +121,10 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         base_r, mark = np.float64(table[BASE * width + r]), np.float64(table[MARK * width + r])
         shift = Shift(np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r]), mark)
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
-        kept, short = kept_of(group, r), o.even and base_r == 0.0
+        short, keep = o.even and base_r == 0.0, BOTH if group.step > 0 else NOTHING
+        kept = kept_of(group, r)
+        if keep == NOTHING and o.even and waits_in_gradient(call, x, g, o, 0.0):
+            kept, keep = in_gradient(kept, g, 0), REST
         rest, ties, linear, spread, later = 0.0, 0.0, 0.0, o.share * n, 0.0
         ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
         # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
@@ -118,7 +135,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
             )
         elif short:
             rest, ties, linear, later = even_sums(
-                call, numbers, x, n, shift, middle, kept, group.step > 0, there, ahead, n_ahead
+                call, numbers, x, n, shift, middle, kept, keep, there, ahead, n_ahead
             )
         if short:
             linear = _times(o.share, linear)
@@ -128,6 +145,8 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
             rest, ties, linear, spread = general_sums(
                 call, numbers, x, g, q, weight_c, n, shift, base_r, middle, kept, group.step > 0
             )
+            if keep == REST:  # (a chunk of huge logits, beside others: powers of 0)
+                fill(g, n, 0.0, False, no_edge(x))
         top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
         put_stats(x, table, r, Stats(top_r, power, base_r, ties, rest, linear, spread))
 

@@ -15,7 +15,7 @@ from .gradient import from_kept, kept_of, whole_vectors, write_ends, write_rows
 from .pointers import advance, item_bytes, load_all
 from .short import begin_short, put_largest, shift_of_lane
 from .simd import apart, lanes, zeros64
-from .sums import BLOCK, after_block, even_end, largest_from, no_sums
+from .sums import BLOCK, BOTH, after_block, even_end, largest_from, no_sums
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -87,12 +87,12 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
         s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
         args = o, call[FETCH], middle, kept
         while True:
-            sums = block(from_kept, True, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
+            sums = block(from_kept, BOTH, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
             q += BLOCK
             if q >= whole:
                 break
             s, linear, sums = after_block(x, s, linear, sums)
-        rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, True)
+        rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, BOTH)
         if i_next < group.end:
             top_next = largest_from(ahead, whole, n, sums.later)
             group.next_table[AHEAD * width + r] = 0.0 if target_of(call, i_next)[1] else top_next

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import FETCH, GRADIENT, NONE, is_streamed, options_of
+from .call import FETCH, GRADIENT, KIND, LOG_SOFTMAX, NONE, STREAMS, is_streamed, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
 from .folds import counted, fold_add, fold_larger, fold_powers
@@ -54,6 +54,10 @@ BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go 
 EVEN_BLOCK = 12 * AT_ONCE // 4 if AT_ONCE > NATIVE else BLOCK
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 VALUES = 2 * BLOCK // FLOATS  # vectors of a block's v, of the type that has the fewest lanes
+
+
+# What the sums keep of the powers for the gradient: both parts, or ``r`` alone, where the gradient is going to be written.
+NOTHING, BOTH, REST = 0, 1, 2
 
 
 class Shift(NamedTuple):
@@ -139,14 +143,16 @@ def values_kept(kept, j):
 
 
 @inline
-def waits_in_gradient(call, x, g, o):
-    """Whether ``v`` below a softcap waits where the gradient ``g`` of its class is going to be written.
+def waits_in_gradient(call, x, g, o, base):
+    """Whether part of the work for the gradient ``g`` is done at the first look, and waits where ``g`` will be written.
 
-    That is of rows of which no powers are kept; else, tanh is computed twice. (A Zen 3, one thread, 4,096 to 50,257
-    classes, loss and gradient: 1.75 times as long as without a softcap, in place of 2.15.)
+    That is of rows of which no powers are kept: ``v`` below a softcap, else, with AVX2, ``r`` of the powers. (A Zen 3,
+    one thread, 4,096 to 50,257 classes, loss and gradient with a softcap, tanh computed once and not twice: 1.75 times
+    as long as without a softcap, in place of 2.15. Without: PLACE.)
     """
-    there = call[GRADIENT] != 0 and not is_streamed(call) and bytes_from(x, g) != 0
-    return o.capped and there and item_bytes(x) == item_bytes(arithmetic_at(0, x))
+    there = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and not is_streamed(call) and bytes_from(x, g) != 0
+    worth_it = o.capped or (not STREAMS and o.even and base == 0.0)
+    return there and worth_it and item_bytes(x) == item_bytes(arithmetic_at(0, x))
 
 
 @inline
@@ -174,8 +180,10 @@ def even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep):
     prefetch(advance(x, fetch), j)
     v = abreast(load(x, j))
     a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, shift, sums.a, sums.b, sums.others, True)
-    if keep:
+    if keep == BOTH:
         keep_power(kept, j, scale, r)
+    elif keep == REST:
+        store(kept, j, r)
     return Sums(a, b, fold_add(sums.below, v - middle) if spread else sums.below, others, sums.later)
 
 
@@ -232,7 +240,7 @@ def even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep):
         v = load_part(x, whole, n - whole)
         inside = iota(v) < n - whole
         a, b, others, scale, r = add(v, inside, o, 1.0, shift, a, b, others, True)
-        if keep:
+        if keep == BOTH:
             keep_power(kept, whole, scale, r)
         below = below + where(inside, v - middle, 0.0)
     linear_sum = total(linear + widen(below)) if o.spread != NONE else 0.0
@@ -257,10 +265,13 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
     args, spread, q = (o, fetch, middle, kept), o.spread != NONE, 0
     while True:
         last = min(q + EVEN_BLOCK, whole)
-        if keep:  # (rows beside others with huge logits)
-            sums = even_block(True, False, False, spread, x, x, ahead, q, last, shift, shift, args, sums)
+        if keep == BOTH:  # (rows beside others with huge logits)
+            sums = even_block(BOTH, False, False, spread, x, x, ahead, q, last, shift, shift, args, sums)
+        elif not STREAMS and keep == REST:
+            to = advance(kept, WRITE_AHEAD * item_bytes(kept))
+            sums = even_block(REST, True, False, spread, x, to, ahead, q, last, shift, shift, args, sums)
         else:
-            sums = even_block(False, False, scan, spread, x, x, ahead, q, last, shift, shift, args, sums)
+            sums = even_block(NOTHING, False, scan, spread, x, x, ahead, q, last, shift, shift, args, sums)
         q += EVEN_BLOCK
         if q >= whole:
             break
@@ -379,7 +390,7 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
     o, fetch = options_of(call, numbers, x), call[FETCH]
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole, values = n // lanes(x) * lanes(x), lane_buffer(x, VALUES)
-    room, only_capped, waits = values, is_only_capped(o, base), not keep and waits_in_gradient(call, x, g, o)
+    room, only_capped, waits = values, is_only_capped(o, base), not keep and waits_in_gradient(call, x, g, o, base)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
         if keep and not only_capped:
