@@ -195,6 +195,20 @@ def test_20_against_0(name, n_classes):
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
+def test_parts_of_powers_that_are_found_apart(rng, name):
+    """Halfway between two exponents, both parts of a power are of the same; of a chunk of huge logits, no part is."""
+    logits = (np.round(rng.normal(size=(6, 3 * CHUNK + 5)) * 6) / 2).astype(name)  # z * log2(e) ends in .0 or .5
+    logits[:, [7, CHUNK + 9, 2 * CHUNK + 1, 3 * CHUNK]] = 20.5, 21.0, 22.0, 23.5  # the largest of each chunk
+    logits[2, :CHUNK] -= 1e6
+    targets, place = rng.integers(0, logits.shape[1], 6), np.full_like(logits, np.nan)
+    options = {"logit_scale": np.log(2), "reduction": "none"}
+    found = fastce.cross_entropy_with_grad(logits, targets, grad_out=place, **options)
+    wanted = fastce.cross_entropy_with_grad(logits.astype(np.float64), targets, backend="reference", **options)
+    bound = (4e-7 if name == "float32" else 1e-14) * np.abs(wanted.grad)
+    assert (np.abs(found.grad - wanted.grad) <= bound + 1e-37).all()
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
 @pytest.mark.parametrize("n_classes", [128, 256, 1000, FLOATS * KEPT // 2, FLOATS * KEPT, CHUNK, CHUNK + 3])
 def test_softcap_of_rows_that_fill_their_vectors_and_of_others(rng, name, n_classes):
     """Powers are kept times the softcap's slope, the last part of a row's apart, next to those of the row after it.

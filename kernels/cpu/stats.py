@@ -134,9 +134,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
                 call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead
             )
         elif short:
-            rest, ties, linear, later = even_sums(
-                call, numbers, x, n, shift, middle, kept, keep, there, ahead, n_ahead
-            )
+            rest, ties, linear, later = even_sums(call, numbers, x, n, shift, middle, kept, keep, there, ahead, n_ahead)
         if short:
             linear = _times(o.share, linear)
             if there:
