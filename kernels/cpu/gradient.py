@@ -120,16 +120,6 @@ def from_kept(x, j, n, whole, o, plan, kept, even):
 
 
 @inline
-def from_waiting(x, j, n, whole, o, plan, kept, even):
-    """The same from what waits in the gradient, ``kept``: see ``waits_in_gradient``."""
-    if not whole:
-        return again(x, j, n, whole, o, plan, kept, even)
-    v = load(x, j)
-    scale = scale_above(v, o.powers, constants(v).one - plan.power, _least(v, o, plan))
-    return kept_power(scale, load(kept, j), plan.factor, plan.left), v
-
-
-@inline
 def kept_of(group, r):
     """What was kept of the group's row ``r``."""
     return advance(group.kept, r * group.step * item_bytes(group.kept))
@@ -263,6 +253,26 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
 
 
 @inline
+def _write_waiting(x, g, n, y, o, plan, weight, q, edge):
+    """The same as ``again``, of which ``r`` waits in ``g``: see ``sums.waits_in_gradient``."""
+    width = lanes(x)
+    begin, whole = whole_vectors(g, n, False)
+    waiting = in_gradient(arithmetic_at(0, x), g, 0)
+    j, step = in_order(x, g, begin, whole, False)
+    further = WRITE_AHEAD if step > 0 else -WRITE_AHEAD
+    for _ in range(begin, whole, width):
+        prefetch_write(g, j + further)
+        v = load(x, j)
+        scale = scale_above(v, o.powers, constants(v).one - plan.power, _least(v, o, plan))
+        d = kept_power(scale, load(waiting, j), plan.factor, plan.left)
+        store(g, j, d if o.spread == NONE else d - o.share * plan.scale)
+        j += step
+    if 0 <= y < whole:
+        store_one(g, y, plan.target)
+    _write_last(again, x, g, whole, n, y, o, plan, weight, q, q, True, edge)
+
+
+@inline
 def _through_capped(x, g, room, begin, last, first, o, plan):
     """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, from their ``v``; where they end.
 
@@ -372,8 +382,7 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
             else:
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
         elif not STREAMS and o.even and waits_in_gradient(call, x, g, o, plan.base):
-            waiting = in_gradient(arithmetic_at(0, x), g, 0)
-            _write(from_waiting, x, g, n, y - c, o, plan, weight_c, q, waiting, True, streamed, edge)
+            _write_waiting(x, g, n, y - c, o, plan, weight_c, q, edge)
         elif o.even and plan.base == 0.0:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
         elif o.capped:

@@ -266,8 +266,8 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
     args, spread, q = (o, fetch, middle, kept), o.spread != NONE, 0
     while True:
         last = min(q + EVEN_BLOCK, whole)
-        if keep == BOTH:  # (rows beside others with huge logits)
-            sums = even_block(BOTH, False, False, spread, x, x, ahead, q, last, shift, shift, args, sums)
+        if keep == BOTH:  # (rows beside others with huge logits: few)
+            sums = even_block(BOTH, False, False, True, x, x, ahead, q, last, shift, shift, args, sums)
         elif not STREAMS and keep == REST:
             to = advance(kept, WRITE_AHEAD * item_bytes(kept))
             sums = even_block(REST, True, False, spread, x, to, ahead, q, last, shift, shift, args, sums)
