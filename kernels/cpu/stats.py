@@ -37,13 +37,15 @@ def shift_of(top, o):
     """The shift of rows, or chunks, with that largest ``sign * v``: see maths.py. Gives K and ``base``.
 
     K is even: then what lies halfway between two exponents is rounded to the same one, whatever K. (Of a row of several
-    chunks, part of a power may be of the chunk's K, and the other part of the row's.)
+    chunks, part of a power may be of the chunk's K, and the other part of the row's.) If the nearest is not, it is the
+    one below: no power is lost for it.
 
     Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
     """
     c = constants(top)
     huge = absolute(top * o.hi) > c.limit
-    k = (fma(top, 0.5 * abs(o.hi), c.zero) - c.zero) * 2.0
+    k = fma(top, abs(o.hi), c.zero) - c.zero
+    k = (((k * 0.5 - 0.25) + c.zero) - c.zero) * 2.0
     return where(huge | (k != k), 0.0, k), where(huge & (absolute(top) < np.inf), top * o.sign, 0.0)
 
 

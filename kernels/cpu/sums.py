@@ -158,7 +158,7 @@ def waits_in_gradient(call, x, g, o, base):
 
 @inline
 def in_gradient(room, g, j):
-    """Where ``v`` of the classes from ``j`` on waits: a pointer like ``room``."""
+    """Where what belongs to the classes from ``j`` on waits: a pointer like ``room``."""
     return advance(room, bytes_from(room, g) + j * item_bytes(room))
 
 
