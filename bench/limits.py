@@ -82,9 +82,12 @@ def passes_of(case: Case) -> tuple[str, ...]:
         return "largest logit", "sums"
     powers = "powers kept" if case.n_classes <= FLOATS * KEPT else "powers again"
     through = THROUGH if case.dtype == "float32" else KEPT
-    if case.logits_bytes >= launch.LIMITS.stream and case.n_classes > FLOATS * through:
+    if launch.go_past(case.logits_bytes, case.n_classes, 4) and case.n_classes > FLOATS * through:
         return (f"gradient beside sums, {powers}",)  # which looks for the largest logit of later rows too
-    return "largest logit", "sums, powers kept" if powers == "powers kept" else "sums", f"gradient, {powers}"
+    if powers == "powers again" and case.dtype != "float32":
+        return "largest logit", "sums", "gradient, powers again"
+    kept = "powers kept" if powers == "powers kept" else "rest kept"
+    return "largest logit", f"sums, {kept}", f"gradient, {kept}"
 
 
 # --- what is timed

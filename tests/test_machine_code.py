@@ -264,8 +264,12 @@ def test_every_pass_is_found_and_counted():
         assert fused < counts[name].arithmetic < 2.5 * fused
     assert counts["largest logit"][1:] == counts["largest logits of lanes"][1:] == (1, 1, 0)
     assert counts["sums, powers kept"].stores == counts["sums of lanes"].stores == 2
-    assert counts["gradient, powers kept"][2:] == counts["gradients of lanes"][2:] == (2, 1)
+    for name in ("gradient, powers kept", "gradient, rest kept", "gradients of lanes"):
+        assert counts[name].arithmetic < fused
+        assert counts[name][2:] == (2, 1)
     assert counts["sums"].stores == 0
+    assert counts["sums, rest kept"].stores == 1
+    assert counts["sums, rest kept"].arithmetic == counts["sums"].arithmetic
     for powers, sums in (("powers kept", "sums, powers kept"), ("powers again", "sums")):
         together = counts[f"gradient beside sums, {powers}"]
         apart = [counts[name] for name in ("largest logit", sums, f"gradient, {powers}")]

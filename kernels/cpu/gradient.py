@@ -18,7 +18,6 @@ from .call import (
     N_CLASSES,
     NONE,
     Q_STEP,
-    STREAMS,
     X_STEP,
     is_streamed,
     options_of,
@@ -103,11 +102,9 @@ def again(x, j, n, whole, o, plan, kept, even):
     """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``even``: see ``_write``."""
     logits = load(x, j) if whole else load_part(x, j, n)
     magic = constants(logits).one - plan.power
-    if even and not STREAMS:
+    if even:
         scale, r = parts_above(logits, 1.0, o.powers, magic, _least(logits, o, plan), True)
         return kept_power(scale, r, plan.factor, plan.left), logits
-    if even:
-        return scaled_power(logits, o.powers, magic, plan.factor, plan.left), logits
     v = value(logits, o)
     return scaled_power(v - plan.base, o.powers, magic, plan.factor, plan.left), v
 
@@ -381,7 +378,7 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, True, streamed, edge)
             else:
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
-        elif not STREAMS and o.even and waits_in_gradient(call, x, g, o, plan.base):
+        elif o.even and waits_in_gradient(call, x, g, o, plan.base):
             _write_waiting(x, g, n, y - c, o, plan, weight_c, q, edge)
         elif o.even and plan.base == 0.0:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)

@@ -20,7 +20,9 @@ from ..task import Array, Task
 from . import kernels, threads
 from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, STREAMS, are_even
 from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN, MOST_WIDE
+from .simd import NATIVE
 from .sums import CHUNK
+from .table import KEPT
 from .targets import sum_rows
 
 
@@ -31,7 +33,7 @@ class Limits(NamedTuple):
     row: int  # ... a row costs as many as this, whatever its classes
     block: int  # elements: what a thread takes at a time
     fetch: int  # bytes: how far ahead of what is read memory is asked for
-    stream: int  # bytes of logits: from here on, gradients go past the caches
+    stream: int  # bytes of logits whose powers are kept: from here on, gradients go past the caches (``go_past``)
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
     rows: int  # a thread takes at least this many at a time, where there are so many
 
@@ -51,9 +53,16 @@ class Limits(NamedTuple):
 # through the caches      .35             .33              .35             .33            .38
 # past them               .31             .28              .32             .28            .27
 #
+# Where less of the last cache is one's own, past them is faster from less on, but of rows whose powers are not kept (a
+# Zen 4, eight cores of which share 32 MiB):
+#
+#                    2,048 x 1,000   3,000 x 1,000   4,000 x 1,000   6,000 x 500   128 x 32,000
+# through the caches      .24             .31              .33             .31            .32, at best .24
+# past them               .22             .22              .22             .25            .29, at best .28
+#
 # That is with AVX-512. With AVX2 there is twice as much to compute, and the memory waits (a Zen 3, with 8,192 x 1,000,
 # 32,768 x 1,000 and 1,024 x 32,000): through the caches .51, .47 and .51, past them, by whole lines, .59, .51 and .54.
-STREAM = 1 << 24 if STREAMS else 1 << 62
+STREAM = 3 << 22 if STREAMS else 1 << 62
 LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=STREAM, even=4, rows=16)
 
 
@@ -191,12 +200,22 @@ _KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX
 _SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
 
 
+def go_past(n_bytes: int, n_classes: int, itemsize: int) -> bool:
+    """Whether the gradient of logits of ``n_bytes`` goes past the caches.
+
+    Of rows that are too long for their powers to be kept it has to be larger: through the caches, part of these can
+    wait in it (``sums.waits_in_gradient``).
+    """
+    kept = n_classes * max(itemsize, 4) <= KEPT * NATIVE
+    return n_bytes >= (LIMITS.stream if kept else LIMITS.stream // 3 * 4)
+
+
 def _plain_way(logits: Array, regime: int, writes: bool) -> tuple[int, int, tuple[int, int]]:
     """Step, block and tuning of a call on contiguous logits that is not small; ``writes``: to another place."""
     n_rows, n_classes = logits.shape
     n_threads, x_step = threads.available(), logits.strides[0]
     step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, logits.itemsize)
-    return step, block, (int(writes and logits.nbytes >= LIMITS.stream), fetch)
+    return step, block, (int(writes and go_past(logits.nbytes, n_classes, logits.itemsize)), fetch)
 
 
 _Plain = tuple[list[int], Array, Array, Any]
@@ -302,7 +321,7 @@ def _run(task: Task, kind: int, regime: int, class_steps: tuple[int, ...]) -> fl
     if x_step is None or g_step is None or q_step is None or h_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q, hess)])
         x_step = g_step = q_step = h_step = 0
-    streamed = logits.nbytes >= LIMITS.stream and grad is not None and grad is not logits
+    streamed = go_past(logits.nbytes, n_classes, dtype.itemsize) and grad is not None and grad is not logits
     n_threads = 1 if is_small(n_rows, n_classes) else threads.available()  # (to ask how many there are starts them)
     step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, dtype.itemsize)
     x = _first_row(logits, view)

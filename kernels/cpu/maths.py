@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from ..formats import FLOAT32, FLOAT64, LN2, LOG2E, Format
 from .compile import inline
-from .simd import above_or_nan, abreast, bits, fma, from_bits, has_masks, held, polynomial, to_float, where
+from .simd import above_or_nan, abreast, bits, fma, from_bits, held, polynomial, to_float, where
 
 
 def constants(v: Any) -> Format:
@@ -70,9 +70,10 @@ def parts_above(v, sign, p, magic, least, even):
     """``scale`` and ``r`` of ``power_parts``; ``scale`` is 0 where ``sign * v`` is not above ``least``.
 
     Of ``least`` it is 0 anyway: see ``lowest`` in formats.py. ``even``, a constant: that is finite (``call.are_even``).
+    Then it needs no mask: a Zen 4 makes these where it multiplies, and is busy there (100 to 4,096 classes: 3 to 6 %).
     """
     c = constants(v)
-    if has_masks(v) or not even:  # (AVX-512: the mask is part of the first and of the last fused multiply-add)
+    if not even:
         there = above_or_nan(v * sign, least)
         t = where(there, fma(v, p.hi, magic), 0.0)
         f = fma(v, p.lo, fma(v, p.hi, magic - t))
@@ -85,7 +86,7 @@ def parts_above(v, sign, p, magic, least, even):
 
 @inline
 def scale_above(v, p, magic, least):
-    """``scale`` of ``parts_above`` alone, where there are no masks."""
+    """``scale`` of ``parts_above`` alone, of ``even`` rows."""
     return from_bits(bits(fma(where(v < least, least, v), p.hi, magic)) << constants(v).mantissa)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import FETCH, GRADIENT, KIND, LOG_SOFTMAX, NONE, STREAMS, is_streamed, options_of
+from .call import FETCH, GRADIENT, KIND, LOG_SOFTMAX, NONE, is_streamed, options_of
 from .compile import device, inline
 from .element import spread_weights, times, value
 from .folds import counted, fold_add, fold_larger, fold_powers
@@ -146,13 +146,13 @@ def values_kept(kept, j):
 def waits_in_gradient(call, x, g, o, base):
     """Whether part of the work for the gradient ``g`` is done at the first look, and waits where ``g`` will be written.
 
-    That is of rows of which no powers are kept: ``v`` below a softcap, else, with AVX2, ``r`` of the powers. (A Zen 3,
-    loss and gradient in place of all again: of 4,096 to 50,257 classes .78 to .82 of the time, 1,024 x 32,000 on two
-    threads .85, 1 x 262,144 .87; with a softcap, of which tanh is computed once and not twice, 1.75 times as long as
-    without one in place of 2.15. Not tried with AVX-512.)
+    That is of rows of which no powers are kept: ``v`` below a softcap, else ``r`` of the powers. (Loss and gradient,
+    in place of all again: 4,096 to 50,257 classes .78 to .82 of the time on a Zen 3, .78 to .79 on a Zen 4, that of
+    1 x 262,144 on two threads .87 and .83. With a softcap, tanh is computed once and not twice: 1.75 times as long as
+    without one on a Zen 3, in place of 2.15.)
     """
     there = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and not is_streamed(call) and bytes_from(x, g) != 0
-    worth_it = o.capped or (not STREAMS and o.even and base == 0.0)
+    worth_it = o.capped or (o.even and base == 0.0)
     return there and worth_it and item_bytes(x) == item_bytes(arithmetic_at(0, x))
 
 
@@ -268,7 +268,7 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
         last = min(q + EVEN_BLOCK, whole)
         if keep == BOTH:  # (rows beside others with huge logits: few)
             sums = even_block(BOTH, False, False, True, x, x, ahead, q, last, shift, shift, args, sums)
-        elif not STREAMS and keep == REST:
+        elif keep == REST:
             to = advance(kept, WRITE_AHEAD * item_bytes(kept))
             sums = even_block(REST, True, False, spread, x, to, ahead, q, last, shift, shift, args, sums)
         else:
