@@ -151,6 +151,7 @@ PARTS = {
     "largest": SYNTAX["x86-64"]["largest"],
     "power": r"vpslld\s+\$23\b",  # the exponent of a power of two to its place
     "square": r"vmulp[sd]\s+(%\w+), \1,",  # within a power's polynomial
+    "counted": r"vaddp[sd]\s[^{]*\{%k\d\}$",  # to a sum, where a mask says so
     "shuffle": r"v(perm|p?unpck|shuf)",
     "widen": r"vcvtps2pd",
     "masked": r"v(maskmov\S+\s.*\)|\S+\s.*\)\s*\{%k\d\})$",  # part of a vector is written
@@ -171,8 +172,8 @@ PASSES = {
     "gradient, rest kept": Pass("write_rows", ("power", "store"), ("square", "stream"), as_is=True),
     "sums": Pass("even_sums", ("power",), ("store",)),
     "gradient, powers again": Pass("write_rows", ("power", "square", "store"), ("stream",)),
-    "gradient beside sums, powers kept": Pass("look_streamed", ("largest", "power", "stream")),
-    "gradient beside sums, powers again": Pass("_beside", ("largest", "power", "stream")),
+    "gradient beside sums, powers kept": Pass("look_streamed", ("stream", "counted", "power"), itemsize=0),
+    "gradient beside sums, powers again": Pass("_beside", ("stream", "counted", "power"), itemsize=0),
     "rows to lanes": Pass("run_groups", ("store", "shuffle", "part"), ("masked",)),
     "largest logits of lanes": Pass("run_groups", ("largest",), ("power",)),
     "sums of lanes": Pass("_even_sums", ("power", "store")),
@@ -216,7 +217,7 @@ def counts_of(code: Sequence[str], wanted: Pass, itemsize: int) -> Counts:
     share = 16 * (wanted.itemsize or itemsize) / sum(written)
     vectors = [i for i in code if re.match(r"[vk]", i)]
     stores = count(PARTS["store"], code) + count(PARTS["stream"], code)
-    whole = max(map(register_bytes, units)) == 64
+    whole = max(map(register_bytes, vectors)) == 64
     arithmetic = len(vectors) - count(_MOVE, vectors) if whole else count(_PRODUCT, vectors)
     return Counts(*(share * n for n in (len(code), arithmetic, count(_LOAD, code), stores)))
 

@@ -31,7 +31,7 @@ from fastce.kernels.cpu import kernels, launch
 from fastce.kernels.cpu.pointers import load, pointer, store
 from fastce.kernels.cpu.short import THROUGH
 from fastce.kernels.cpu.simd import FLOATS, NATIVE, fma
-from fastce.kernels.cpu.table import KEPT
+from fastce.kernels.cpu.table import most_kept
 from fastce.kernels.task import Array, Task
 
 from . import assembly, limits_tables, report
@@ -80,14 +80,16 @@ def passes_of(case: Case) -> tuple[str, ...]:
         return "rows to lanes", "largest logits of lanes", "sums of lanes", "gradients of lanes", "lanes to rows"
     if case.function == "forward":
         return "largest logit", "sums"
-    powers = "powers kept" if case.n_classes <= FLOATS * KEPT else "powers again"
-    through = THROUGH if case.dtype == "float32" else KEPT
-    if launch.go_past(case.logits_bytes, case.n_classes, 4) and case.n_classes > FLOATS * through:
+    itemsize = dtype_of(case.dtype).itemsize
+    kept = most_kept(itemsize)
+    powers = "powers kept" if case.n_classes <= FLOATS * kept else "powers again"
+    through = THROUGH if case.dtype == "float32" else kept
+    if launch.go_past(case.logits_bytes, case.n_classes, itemsize) and case.n_classes > FLOATS * through:
         return (f"gradient beside sums, {powers}",)  # which looks for the largest logit of later rows too
     if powers == "powers again" and case.dtype != "float32":
         return "largest logit", "sums", "gradient, powers again"
-    kept = "powers kept" if powers == "powers kept" else "rest kept"
-    return "largest logit", f"sums, {kept}", f"gradient, {kept}"
+    what = "powers kept" if powers == "powers kept" else "rest kept"
+    return "largest logit", f"sums, {what}", f"gradient, {what}"
 
 
 # --- what is timed

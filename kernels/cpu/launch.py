@@ -22,7 +22,7 @@ from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX
 from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN, MOST_WIDE
 from .simd import NATIVE
 from .sums import CHUNK
-from .table import KEPT
+from .table import most_kept
 from .targets import sum_rows
 
 
@@ -206,7 +206,7 @@ def go_past(n_bytes: int, n_classes: int, itemsize: int) -> bool:
     Of rows that are too long for their powers to be kept it has to be larger: through the caches, part of these can
     wait in it (``sums.waits_in_gradient``).
     """
-    kept = n_classes * max(itemsize, 4) <= KEPT * NATIVE
+    kept = n_classes * max(itemsize, 4) <= most_kept(itemsize) * NATIVE
     return n_bytes >= (LIMITS.stream if kept else LIMITS.stream // 3 * 4)
 
 

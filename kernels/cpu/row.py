@@ -38,10 +38,10 @@ from .simd import apart, extract, iota, lanes, where
 from .stats import look, look_by_chunks
 from .streamed import look_streamed
 from .sums import CHUNK
-from .table import BASE, DISTANCE, FIELDS, KEPT, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, Group, cleared
+from .table import BASE, DISTANCE, FIELDS, KEPT, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, Group, cleared, most_kept_of
 
 GROUP = 8192  # vectors of the rows that are finished together where that is all: half a second-level cache
-ROOM = 3 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
+ROOM = 6 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
 
 AHEAD = 12  # vectors to ask for while rows are finished
 LONGEST = 1 << 19  # bytes of a row that can wait: with the next, half of a second-level cache
@@ -90,9 +90,11 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     n_classes, table, kept = call[N_CLASSES], cleared(lane_buffer(x0, FIELDS), x0), lane_buffer(x0, ROOM)
     other_table = cleared(lane_buffer(x0, FIELDS), x0)
     vectors = (n_classes + lanes(x0) - 1) // lanes(x0)
-    together = max(1, min(lanes(x0), KEPT // vectors))
+    # (where nothing is kept, twice as many: 1,000 classes, one thread, 3 % faster)
+    most = most_kept_of(x0) if call[GRADIENT] != 0 else 2 * KEPT
+    together = max(1, min(lanes(x0), most // vectors))
     size = together if call[GRADIENT] != 0 else max(1, min(lanes(x0), GROUP // vectors) // together) * together
-    keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and vectors <= KEPT
+    keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and vectors <= most
     step = vectors * lanes(x0) if keep else np.int64(0)
 
     rows, line = no_rows(x0), lane_buffer(x0, 1)

@@ -46,7 +46,6 @@ from .table import (
     AT_TARGET,
     BASE,
     FACTOR,
-    KEPT,
     LEAST,
     LEFT,
     LINEAR,
@@ -56,6 +55,7 @@ from .table import (
     SPREAD,
     TOP,
     far,
+    most_kept_of,
     put_sums,
 )
 
@@ -75,7 +75,7 @@ def are_short(call, numbers, x):
     vectors = (call[N_CLASSES] + lanes(x) - 1) // lanes(x)
     most = FEW
     if call[GRADIENT] != 0:
-        most = KEPT  # (of 16-bit types too: half as many bytes leave the memory waiting in either case)
+        most = most_kept_of(x)  # (of 16-bit types too: half as many bytes leave the memory waiting in either case)
         if is_streamed(call) and item_bytes(x) >= 4:
             most = THROUGH if item_bytes(x) == 4 else THROUGH64
     return vectors <= most and options_of(call, numbers, x).even
