@@ -26,7 +26,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import spread_weights, value
-from .maths import constants, parts_above, power_parts, scale_above
+from .maths import constants, least_with_power, parts_above, power_parts, scale_above
 from .pointers import (
     advance,
     arithmetic_at,
@@ -92,18 +92,12 @@ def kept_power(scale, r, factor, left):
 
 
 @inline
-def _least(v, o, plan):
-    """``Shift.least`` of the row's powers."""
-    return (plan.power + constants(v).lowest) * (1.0 / o.hi)
-
-
-@inline
 def again(x, j, n, whole, o, plan, kept, even):
     """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``even``: see ``_write``."""
     logits = load(x, j) if whole else load_part(x, j, n)
     magic = constants(logits).one - plan.power
     if even:
-        scale, r = parts_above(logits, 1.0, o.powers, magic, _least(logits, o, plan), True)
+        scale, r = parts_above(logits, 1.0, o.powers, magic, least_with_power(logits, plan.power, o.hi), True)
         return kept_power(scale, r, plan.factor, plan.left), logits
     v = value(logits, o)
     return scaled_power(v - plan.base, o.powers, magic, plan.factor, plan.left), v
@@ -260,7 +254,7 @@ def _write_waiting(x, g, n, y, o, plan, weight, q, edge):
     for _ in range(begin, whole, width):
         prefetch_write(g, j + further)
         v = load(x, j)
-        scale = scale_above(v, o.powers, constants(v).one - plan.power, _least(v, o, plan))
+        scale = scale_above(v, o.powers, constants(v).one - plan.power, least_with_power(v, plan.power, o.hi))
         d = kept_power(scale, load(waiting, j), plan.factor, plan.left)
         store(g, j, d if o.spread == NONE else d - o.share * plan.scale)
         j += step

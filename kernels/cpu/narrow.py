@@ -42,7 +42,7 @@ from .finish import asks_for_classes, finish, write_about_classes
 from .folds import counted
 from .gradient import fill, kept_power, no_edge
 from .hessian import across_lanes
-from .maths import constants
+from .maths import constants, least_with_power
 from .pointers import (
     advance,
     arithmetic_at,
@@ -331,7 +331,7 @@ def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts
             v = v * o.sign
         top = where(v > top, v, top)
     k, base = shift_of(top, o)
-    shift = Shift(c.one - k, (k + c.lowest) * (1.0 / abs(o.hi)), top * o.sign - base)
+    shift = Shift(c.one - k, least_with_power(k, k, o.hi), top * o.sign - base)
     shifted = count_true(base != 0.0) > 0
     if call[LSE] != 0 and count_true(top == np.inf) > 0:
         top = where(top == np.inf, _infinite_or_nan(x, logits, n_classes, o.unit), top)

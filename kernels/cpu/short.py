@@ -25,7 +25,7 @@ from .call import (
 )
 from .compile import device, inline
 from .gradient import fill, kept_of, kept_power, no_edge
-from .maths import constants
+from .maths import constants, least_with_power
 from .pointers import at_once, item_bytes, load, load_all, load_part, store, store_one, store_part
 from .simd import NATIVE, WIDE, apart, count_true, iota, lanes, where, zeros, zeros64
 from .stats import shift_of
@@ -122,7 +122,7 @@ def begin_short(call, numbers, x0, table, start, stop):
     store(table, POWER * width, where(mine, k, load(table, POWER * width)))
     store(table, BASE * width, where(mine, 0.0, load(table, BASE * width)))
     store(table, MAGIC * width, c.one - k)
-    store(table, LEAST * width, (k + c.lowest) * (1.0 / o.hi))
+    store(table, LEAST * width, least_with_power(k, k, o.hi))
     return True
 
 

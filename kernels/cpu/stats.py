@@ -14,7 +14,7 @@ from .call import GRADIENT, GRADIENT_STEP, N_CLASSES, Q_STEP, STREAMS, X_STEP, o
 from .compile import device, inline
 from .element import value
 from .gradient import fill, kept_of, no_edge, write_rows
-from .maths import constants, power_parts
+from .maths import constants, least_with_power, power_parts
 from .pointers import advance, item_bytes, load, store
 from .simd import absolute, apart, extract, fma, iota, lanes, power_of_two, where, zeros
 from .sums import (
@@ -108,7 +108,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     store(table, POWER * width, where(mine, k, load(table, POWER * width)))
     store(table, BASE * width, where(mine, base, load(table, BASE * width)))
     store(table, MAGIC * width, constant.one - k)
-    store(table, LEAST * width, (k + constant.lowest) * (1.0 / abs(o.hi)))
+    store(table, LEAST * width, least_with_power(k, k, o.hi))
     store(table, MARK * width, top * o.sign - base)
     for r in range(start, stop):
         i = group.first + r
