@@ -53,16 +53,18 @@ class Limits(NamedTuple):
 # through the caches      .35             .33              .35             .33            .38
 # past them               .31             .28              .32             .28            .27
 #
-# Where less of the last cache is one's own, past them is faster from less on, but of rows whose powers are not kept (a
-# Zen 4, eight cores of which share 32 MiB):
+# Where less of the last cache is one's own, less is enough, but not of rows whose powers are not kept. A Zen 4, eight
+# cores of which share 32 MiB, medians; "cold": other work between the calls leaves nothing of theirs in the caches.
 #
-#                    2,048 x 1,000   3,000 x 1,000   4,000 x 1,000   6,000 x 500   128 x 32,000
-# through the caches      .24             .31              .33             .31            .32, at best .24
-# past them               .22             .22              .22             .25            .29, at best .28
+#                       2,048 x 1,000  3,000 x 1,000  4,000 x 1,000  4,000 x 500  8,192 x 256  128 x 32,000
+# through the caches         .25            .31            .33           .27          .29          .32
+# past them                  .24            .22            .22           .27          .35          .29
+# through them, cold         .46            .44                          .49          .52          .43
+# past them, cold            .38            .35                          .40          .50          .39
 #
 # That is with AVX-512. With AVX2 there is twice as much to compute, and the memory waits (a Zen 3, with 8,192 x 1,000,
 # 32,768 x 1,000 and 1,024 x 32,000): through the caches .51, .47 and .51, past them, by whole lines, .59, .51 and .54.
-STREAM = 3 << 22 if STREAMS else 1 << 62
+STREAM = 8_000_000 if STREAMS else 1 << 62
 LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=STREAM, even=4, rows=16)
 
 
@@ -203,11 +205,11 @@ _SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetch
 def go_past(n_bytes: int, n_classes: int, itemsize: int) -> bool:
     """Whether the gradient of logits of ``n_bytes`` goes past the caches.
 
-    Of rows that are too long for their powers to be kept it has to be larger: through the caches, part of these can
-    wait in it (``sums.waits_in_gradient``).
+    Of rows that are too long for their powers to be kept it has to be twice as large: through the caches, part of these
+    can wait in it (``sums.waits_in_gradient``).
     """
     kept = n_classes * max(itemsize, 4) <= most_kept(itemsize) * NATIVE
-    return n_bytes >= (LIMITS.stream if kept else LIMITS.stream // 3 * 4)
+    return n_bytes >= (LIMITS.stream if kept else 2 * LIMITS.stream)
 
 
 def _plain_way(logits: Array, regime: int, writes: bool) -> tuple[int, int, tuple[int, int]]:
