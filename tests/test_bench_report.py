@@ -183,6 +183,7 @@ def test_another_section_of_the_readme_has_no_pictures(tmp_path):
         ("README.md", "benchmark", "quick"),
         ("bench/RESULTS.md", "rocketlake", "quick"),
         ("bench/RESULTS.md", "emeraldrapids", "quick-emeraldrapids"),
+        ("bench/RESULTS.md", "zen4", "quick-zen4"),
         ("bench/RESULTS.md", "avx2", "quick-avx2"),
     ],
 )

@@ -526,7 +526,8 @@ def test_only_the_kernels_of_a_regime_are_compiled(monkeypatch, function):
     few, chunks = kernels.FEW if kernels.FEW in kernels.REGIMES else kernels.LANES, kernels.LOOK
     for shape in ((3, 2), (3, 10), (3, 200), (1, 1 << 17)):
         function(np.zeros(shape, np.float32), np.zeros(shape[0], int))
-    assert asked == [few, kernels.LANES, kernels.ROWS, chunks if numba.get_num_threads() > 1 else kernels.ROWS]
+    wanted = [few, kernels.LANES, kernels.ROWS, chunks if numba.get_num_threads() > 1 else kernels.ROWS]
+    assert list(dict.fromkeys(asked)) == list(dict.fromkeys(wanted))  # (what is known need not be asked for again)
 
 
 @pytest.mark.parametrize("shape", [(100, 900), (5000, 9), (8000, 2), (9000, 1)])
