@@ -167,7 +167,7 @@ def test_how_many_times_as_fast_as_its_peers_it_could_be():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("section", ["limits", "limits-emeraldrapids", "limits-zen4", "limits-avx2"])
+@pytest.mark.parametrize("section", ["limits", "limits-emeraldrapids", "limits-avx2"])
 def test_the_tables_are_those_of_the_saved_results(tmp_path, capsys, section):
     text, copy = TABLES.read_text(encoding="utf-8"), tmp_path / "RESULTS.md"
     start, end = limits_tables.markers(section)
