@@ -1,8 +1,8 @@
 """Second look at a row, still in the cache: every element of the gradient, rounded once.
 
 Of rows that are short enough, the first look kept the powers, in the two parts that a sum takes them in: what is
-rounded twice is not exact. Of longer ones they are computed again: to write both parts to the second-level cache and
-read them back costs as much. One part may wait where the gradient is going to be written (``sums.waits_in_gradient``).
+rounded twice is not exact. Of longer ones, one part waits where the gradient is going to be written
+(``sums.waits_in_gradient``); where that cannot be, both are computed again.
 """
 
 from __future__ import annotations

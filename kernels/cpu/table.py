@@ -41,8 +41,8 @@ from .simd import NATIVE, lanes, zeros
 ) = range(28)  # fmt: skip
 
 # Vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB. Of 16-bit
-# logits, which take half of the room, and none of whose powers can wait in the gradient, twice as many (a Zen 4, one
-# thread, bfloat16: 1,000 classes .95 of the time, 3,000 and 4,000 .64).
+# logits, none of whose powers can wait in the gradient, twice as many, 48 KiB (a Zen 4, one thread, bfloat16: 1,000
+# classes .95 of the time, 3,000 and 4,000 .64).
 KEPT = 8192 // NATIVE
 
 
