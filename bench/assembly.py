@@ -135,15 +135,13 @@ class Counts(NamedTuple):
 class Pass(NamedTuple):
     """By what a loop of a function is known to be that of a pass: parts that it has, and others that it has not.
 
-    The first part is there once for each vector; `itemsize` is that of its elements, 0 for that of the logits. `as_is`:
-    it is only made of logits that are computed in the type they have in memory.
+    The first part is there once for each vector; `itemsize` is that of its elements, 0 for that of the logits.
     """
 
     function: str
     parts: tuple[str, ...]
     others: tuple[str, ...] = ()
     itemsize: int = 4
-    as_is: bool = False
 
 
 PARTS = {
@@ -168,12 +166,12 @@ PASSES = {
     "largest logit": Pass("look", ("largest",), ("power",)),
     "sums, powers kept": Pass("look_short", ("power", "store")),
     "gradient, powers kept": Pass("write_short", ("store", "fused"), ("power",), itemsize=0),
-    "sums, rest kept": Pass("even_sums", ("power", "store"), as_is=True),
-    "gradient, rest kept": Pass("write_rows", ("power", "store"), ("square", "stream"), as_is=True),
+    "sums, rest kept": Pass("even_sums", ("power", "store")),
+    "gradient, rest kept": Pass("write_rows", ("power", "store"), ("square", "stream"), itemsize=0),
     "sums": Pass("even_sums", ("power",), ("store",)),
     "gradient, powers again": Pass("write_rows", ("power", "square", "store"), ("stream",)),
     "gradient beside sums, powers kept": Pass("look_streamed", ("stream", "counted", "power"), itemsize=0),
-    "gradient beside sums, powers again": Pass("_beside", ("stream", "counted", "power"), itemsize=0),
+    "gradient beside sums, rest kept": Pass("sums_beside", ("stream", "counted", "power"), itemsize=0),
     "rows to lanes": Pass("run_groups", ("store", "shuffle", "part"), ("masked",)),
     "largest logits of lanes": Pass("run_groups", ("largest",), ("power",)),
     "sums of lanes": Pass("_even_sums", ("power", "store")),
@@ -191,8 +189,6 @@ def instructions(dtype: str) -> dict[str, Counts]:
     loops = hot_loops(assembly_of(dtype))
     found = {}
     for name, wanted in PASSES.items():
-        if wanted.as_is and dtype != "float32":
-            continue
         counted = [counts_of(code, wanted, 4 if dtype == "float32" else 2) for code in loops_of(wanted, loops)]
         if counted:
             found[name] = min(counted, key=lambda counts: (counts.arithmetic, counts.all))

@@ -80,15 +80,11 @@ def passes_of(case: Case) -> tuple[str, ...]:
         return "rows to lanes", "largest logits of lanes", "sums of lanes", "gradients of lanes", "lanes to rows"
     if case.function == "forward":
         return "largest logit", "sums"
-    itemsize = dtype_of(case.dtype).itemsize
-    kept = most_kept(itemsize)
-    powers = "powers kept" if case.n_classes <= FLOATS * kept else "powers again"
-    through = THROUGH if case.dtype == "float32" else kept
-    if launch.go_past(case.logits_bytes, case.n_classes, itemsize) and case.n_classes > FLOATS * through:
-        return (f"gradient beside sums, {powers}",)  # which looks for the largest logit of later rows too
-    if powers == "powers again" and case.dtype != "float32":
-        return "largest logit", "sums", "gradient, powers again"
-    what = "powers kept" if powers == "powers kept" else "rest kept"
+    most = FLOATS * most_kept(dtype_of(case.dtype).itemsize)
+    what = "powers kept" if case.n_classes <= most else "rest kept"
+    through = FLOATS * THROUGH if case.dtype == "float32" else most
+    if launch.go_past(case.logits_bytes) and case.n_classes > through:
+        return (f"gradient beside sums, {what}",)  # which looks for the largest logit of later rows too
     return "largest logit", f"sums, {what}", f"gradient, {what}"
 
 

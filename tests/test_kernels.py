@@ -11,17 +11,21 @@ import pytest
 from conftest import types_with_oracle
 from numba import njit
 
-from fastce.kernels.cpu import bfloat16, gradient, llvm, maths
+from fastce.kernels.cpu import addresses, bfloat16, gradient, llvm, maths
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import constants
 from fastce.kernels.cpu.pointers import (
+    allocate,
+    bytes_from,
     float64_at,
+    free,
     lane_buffer,
     load,
     load_all,
     load_float64,
     load_part,
     pointer,
+    pointer_at,
     store,
     store_part,
 )
@@ -447,6 +451,56 @@ def assert_bits_equal(actual, expected):
     number = ~np.isnan(expected)
     np.testing.assert_array_equal(actual[number].view(np.uint32), expected[number].view(np.uint32))
     np.testing.assert_array_equal(np.isnan(actual), ~number)
+
+
+@njit
+def _allocated(n_bytes):
+    """Whether there is so much memory; written from end to end."""
+    address = allocate(n_bytes)
+    if address != 0:
+        room = pointer_at(address, np.float64)
+        for i in range(n_bytes // 8):
+            room[i] = 7.0
+    free(address)
+    return address != 0
+
+
+def test_memory_that_cannot_be_had_is_not_there():
+    assert _allocated(1 << 20)
+    assert not _allocated(0)
+    assert not _allocated(1 << 62)
+
+
+@njit
+def _places(x_at, ahead_at, g_at, least):
+    """Of addresses, the lead of a gradient, and where in a room from 1 << 20 on something is kept."""
+    x, ahead = pointer_at(x_at, np.float32), pointer_at(ahead_at, np.float32)
+    g, nowhere = pointer_at(g_at, np.float32), pointer_at(0, np.float32)
+    room = addresses.at_a_distance(pointer_at(1 << 20, np.float32), x, g)
+    return addresses.lead_of(x, ahead, g, least), bytes_from(nowhere, room)
+
+
+def test_stores_keep_at_a_distance_from_loads():
+    """By the last 12 bits of their addresses: from 128 bytes behind to 384 ahead."""
+
+    def meet(load_at, store_at):
+        return (store_at - load_at + 128) % 4096 < 512
+
+    leads = set()
+    for least in (0, 256):
+        for x in range(1 << 24, (1 << 24) + 4096, 368):
+            for ahead in (x, x + 16, x + 400, x + 1000, x + 4000):
+                for g in range(1 << 25, (1 << 25) + 4096, 64):
+                    lead, room = _places(x, ahead, g, least)
+                    leads.add(lead - least)
+                    assert not meet(x, g + 4 * lead)
+                    assert not meet(ahead, g + 4 * lead)
+                    assert room % 64 == 0
+                    assert 0 <= room - (1 << 20) <= addresses.SPARE
+                    assert not meet(x, room)
+                    assert not meet(g, room)
+                    assert not meet(room, g)
+    assert leads == {0, 128, 256}
 
 
 # --- rows across the lanes -------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ HOT = [
     ("write_short", "fused", 1),
     ("general_sums", "fused", 2),
     ("write_rows", "fused", 7 if STREAMS else 4),
-    *([("look_streamed", "fused", 4), ("_beside", "fused", 4)] if STREAMS else []),
+    *([("look_streamed", "fused", 4), ("sums_beside", "fused", 4)] if STREAMS else []),
     ("write_hessians", "fused", 2),
     ("across_lanes", "fused", 2),
     ("run_groups", "fused", 5),
@@ -138,7 +138,7 @@ def test_hot_loops_are_vectors_of_fused_multiply_adds(dtype):
 
 @pytest.mark.skipif(syntax_here() != "x86-64" or not STREAMS, reason="reads the machine code of x86-64 with AVX-512")
 @pytest.mark.parametrize("dtype", assembly.ELEMENTS)
-@pytest.mark.parametrize("name", ["look_streamed", "_beside"])
+@pytest.mark.parametrize("name", ["look_streamed", "sums_beside"])
 def test_what_is_to_go_past_the_caches_does(dtype, name):
     """LLVM forgets that where it finds an instruction that writes in another way."""
     loops = hot_loops(assembly.assembly_of(dtype))
@@ -164,7 +164,7 @@ def test_vectors_taken_at_once_do_not_wait_for_each_other(dtype):
 
 
 # Where bfloat16 is loaded in hot loops, and in how many of them at least it is stored.
-OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "look_streamed": 4, "_beside": 4}
+OF_BFLOAT16 = {"look": 0, "even_sums": 0, "write_rows": 7, "look_streamed": 4, "sums_beside": 4}
 
 
 @pytest.mark.skipif(
@@ -270,9 +270,9 @@ def test_every_pass_is_found_and_counted():
     assert counts["sums"].stores == 0
     assert counts["sums, rest kept"].stores == 1
     assert counts["sums, rest kept"].arithmetic == counts["sums"].arithmetic
-    for powers, sums in (("powers kept", "sums, powers kept"), ("powers again", "sums")):
-        together = counts[f"gradient beside sums, {powers}"]
-        apart = [counts[name] for name in ("largest logit", sums, f"gradient, {powers}")]
+    for what in ("powers kept", "rest kept"):
+        together = counts[f"gradient beside sums, {what}"]
+        apart = [counts[name] for name in ("largest logit", f"sums, {what}", f"gradient, {what}")]
         assert sum(c.arithmetic for c in apart) == together.arithmetic
         assert together.stores == sum(c.stores for c in apart)
     for name in ("rows to lanes", "lanes to rows"):  # 16 rows of 16: four stages of shuffles

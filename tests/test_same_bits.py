@@ -10,6 +10,7 @@ from rows import CHUNK, EVERY_REGIME, FLOATS, KEPT, random_rows
 import fastce
 from fastce import plain
 from fastce.kernels.cpu import LIMITS, launch
+from fastce.kernels.cpu.row import MOST_WAITING
 from fastce.problem import AUX, HESS
 
 OPTIONS = {
@@ -196,7 +197,7 @@ def test_the_same_bits_however_far_behind_the_logits_the_gradient_lies(rng, monk
     further = -(-n_bytes // page) * page
     memory = np.empty(n_bytes + further + 3 * page, np.uint8)
     start = -memory.ctypes.data % page
-    for distance in (0, logits.itemsize, 16, 64, 2040, 2048, 2104, 4032, 4096 - logits.itemsize):
+    for distance in (0, logits.itemsize, 16, 64, 384, 512, 2040, 2048, 2104, 3456, 4032, 4096 - logits.itemsize):
         memory.fill(7)
         x = memory[start:][:n_bytes].view(logits.dtype).reshape(shape)
         x[...] = logits
@@ -207,6 +208,25 @@ def test_the_same_bits_however_far_behind_the_logits_the_gradient_lies(rng, monk
         assert_same_result(found, expected)
         around[at:][:n_bytes] = memory[at:][:n_bytes]
         assert_same(memory, around)
+
+
+@EVERY_TYPE
+@pytest.mark.parametrize("options", [{}, {"softcap": 9.0}], ids=str)
+def test_the_same_bits_of_rows_too_long_to_wait(rng, monkeypatch, name, options):
+    n_classes = MOST_WAITING // arithmetic_type(float_type(name)).itemsize + 77
+    logits, targets = case(rng, name, (3, n_classes))
+    results = []
+    for stream in (0, 1 << 60):  # on one thread: more would share the rows' chunks
+        monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream, serial=1 << 60))
+        results.append(fastce.cross_entropy_with_grad(logits, targets, **options))
+    place = logits.copy()
+    results.append(fastce.cross_entropy_with_grad(place, targets, grad_out=place, **options))
+    for result in results[1:]:
+        assert_same_result(result, results[0])
+    shorter = logits[:, : n_classes - 100].copy()
+    waited = fastce.cross_entropy_with_grad(shorter, targets, **options)  # of shorter rows, something does
+    monkeypatch.setattr(launch, "LIMITS", LIMITS)
+    assert_same_result(waited, fastce.cross_entropy_with_grad(shorter, targets, **options))
 
 
 @EVERY_REGIME
@@ -255,7 +275,7 @@ def test_the_same_bits_for_more_threads_than_cores_and_from_run_to_run():
 
 @EVERY_TYPE
 @pytest.mark.parametrize("stream", [LIMITS.stream, 0])
-@pytest.mark.parametrize("n_classes", [100, 250, 1003])
+@pytest.mark.parametrize("n_classes", [100, 250, 1003, CHUNK + 77])
 def test_the_same_bits_beside_rows_of_huge_logits(rng, monkeypatch, name, n_classes, stream):
     """Which are looked at another way, with their whole group: who else is in it depends on the threads."""
     monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
@@ -273,7 +293,7 @@ def test_the_same_bits_beside_rows_of_huge_logits(rng, monkeypatch, name, n_clas
 
 @EVERY_TYPE
 @pytest.mark.parametrize("stream", [LIMITS.stream, 0])
-@pytest.mark.parametrize("n_classes", [100, 300, 1003, 2048])
+@pytest.mark.parametrize("n_classes", [100, 300, 1003, 2048, CHUNK + 77])
 def test_the_same_bits_beside_ignored_rows(rng, monkeypatch, name, n_classes, stream):
     """In whose place nothing is looked for of the rows after them either."""
     monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))

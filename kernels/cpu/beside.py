@@ -6,7 +6,7 @@ element on two threads: with 1,000 classes .27 in place of .30, with 32,000 .26 
 at once past the caches, .42). So is what the sums of later rows wait for, their largest logit, looked for here. Through
 the caches nothing is gained (.25 and .24): there a gradient does not wait.
 
-Here is what all such rows have in common, and those of which the powers are computed again. Of which they are kept:
+Here is what all such rows have in common, and those of which a part of the powers waits. Of which they are kept:
 ``streamed.py``.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .addresses import in_order, lead_of
 from .call import (
     FETCH,
     GRADIENT_STEP,
@@ -28,10 +29,10 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .gradient import again, in_order, vector, whole_vectors, with_target, write_ends
-from .pointers import advance, item_bytes, stream
+from .gradient import from_waiting, vector, whole_vectors, with_target, write_ends
+from .pointers import advance, item_bytes, stream, until_aligned
 from .simd import apart, lanes, zeros64
-from .sums import BLOCK, BOTH, NOTHING, after_block, even_end, even_vector, largest_from, no_sums, with_later
+from .sums import BLOCK, BOTH, REST, after_block, even_end, even_vector, largest_from, no_sums, with_later
 from .table import BASE, FACTOR, Plan, plan_of
 
 
@@ -55,13 +56,20 @@ def may_wait(call, numbers, x, group, r):
     return (
         not target_of(call, group.first + r)[1]
         and factor == factor
-        and (group.step > 0 or group.table[BASE * lanes(x) + r] == 0.0)
+        and (group.step > 0 or (group.waits and group.table[BASE * lanes(x) + r] == 0.0))
     )
 
 
 @inline
+def start_of(call, g0, group, r):
+    """Where the whole vectors of the gradient of the group's row ``r`` begin."""
+    g = row_start(call, g0, 1, GRADIENT_STEP, group.first + r)
+    return advance(g, until_aligned(g) * item_bytes(g))
+
+
+@inline
 def _part_of(call, x0, g0, c, n, group, r):
-    """Of the gradient of the group's row ``r``, the whole vectors written beside classes ``c`` to ``c + n``."""
+    """Of the whole vectors of the gradient of the group's row ``r``, those of ``n`` classes, from the ``c``-th on."""
     i = group.first + r
     x, g = row_start(call, x0, 0, X_STEP, i), row_start(call, g0, 1, GRADIENT_STEP, i)
     begin, whole = whole_vectors(g, call[N_CLASSES], True)
@@ -69,7 +77,7 @@ def _part_of(call, x0, g0, c, n, group, r):
     return Part(
         advance(x, first * item_bytes(x)),
         advance(g, first * item_bytes(g)),
-        group.kept,
+        advance(group.kept, first * item_bytes(group.kept)),
         max(0, min(first + n, whole) - first),
         target_of(call, i)[0] - first,
         plan_of(x0, group.table, r),
@@ -77,14 +85,22 @@ def _part_of(call, x0, g0, c, n, group, r):
 
 
 @inline
+def write_part(powers, x, first, end, o, part):
+    """The vectors of ``part`` from class ``first`` to ``end``, with nothing beside them."""
+    for j in range(first, end, lanes(x)):
+        d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
+        stream(part.g, j, with_target(d, part.y - j, part.plan))
+
+
+@inline
 def _both(powers, keep, blend, spread, x, first, last, shift, args, part, ahead, sums):
     """``block``, of classes of which there are as many in ``part``.
 
-    Constants: whence the ``powers`` of ``part`` are, whether to ``keep`` those of the sums, ``blend``, the target is
+    Constants: whence the ``powers`` of ``part`` are, what to ``keep`` of those of the sums, ``blend``, the target is
     among the classes of ``part`` (to ask that of every vector: 5 %), and ``spread``.
     """
     o, fetch, middle, kept = args
-    i, step = (first, lanes(x)) if keep == BOTH else in_order(part.x, part.g, first, last, True)
+    i, step = (first, lanes(x)) if keep == BOTH else in_order(part.x, part.g, first, last)
     for j in range(first, last, lanes(x)):
         d = vector(powers, part.x, i, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
         stream(part.g, i, with_target(d, part.y - i, part.plan) if blend else d)
@@ -113,33 +129,28 @@ def block(powers, keep, x, first, last, shift, args, part, ahead, sums):
 
 
 @device
-def _beside(call, numbers, x, n, shift, middle, part, ahead, n_ahead):
-    """``even_sums`` of ``n`` classes, the vectors of ``part``, and the largest of ``ahead``."""
+def sums_beside(call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead, kept):
+    """``even_sums`` if ``short``, of row ``r`` of a group, where the same row of the group ``before`` waits.
+
+    Of that, the gradient of as many classes is written, from ``c`` on and ahead of the sums by a block or more: what
+    waits of it is where that of these sums is going to be.
+    """
     apart()
-    o, width = options_of(call, numbers, x), lanes(x)
-    whole, args = n // width * width, (o, call[FETCH], middle, part.kept)
+    o, width, start = options_of(call, numbers, x), lanes(x), advance(x, -c * item_bytes(x))
+    lead = lead_of(start, advance(start, call[X_STEP]), start_of(call, g0, before, r), BLOCK)
+    if c == 0:
+        write_ends(call, numbers, x0, g0, before, r)
+        first = _part_of(call, x0, g0, 0, lead, before, r)
+        write_part(from_waiting, x, 0, first.n, o, first)
+    part, n_sums, n_ahead = _part_of(call, x0, g0, c + lead, n, before, r), n if short else 0, n_ahead if short else 0
+    whole, args = n_sums // width * width, (o, call[FETCH], middle, kept)
     s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
     while True:
-        sums = block(again, NOTHING, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
+        sums = block(from_waiting, REST, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
         q += BLOCK
         if q >= whole:
             break
         s, linear, sums = after_block(x, s, linear, sums)
-    for j in range(min(part.n, whole), part.n, width):
-        d = vector(again, part.x, j, width, True, o, part.plan, part.kept, part.kept, part.kept, True)
-        stream(part.g, j, with_target(d, part.y - j, part.plan))
-    rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, part.kept, NOTHING)
+    write_part(from_waiting, x, min(part.n, whole), part.n, o, part)
+    rest, ties, linear_sum = even_end(x, n_sums, whole, o, shift, middle, sums, s, linear, kept, REST)
     return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, sums.later)
-
-
-@device
-def sums_beside(call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead):
-    """``even_sums`` if ``short``, of row ``r`` of a group, where the same row of the group ``before`` waits.
-
-    Of that, the gradient of as many classes is written, from ``c`` on.
-    """
-    apart()
-    part, n_sums, n_ahead = _part_of(call, x0, g0, c, n, before, r), n if short else 0, n_ahead if short else 0
-    if c == 0:
-        write_ends(call, numbers, x0, g0, before, r)
-    return _beside(call, numbers, x, n_sums, shift, middle, part, ahead, n_ahead)

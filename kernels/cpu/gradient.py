@@ -1,8 +1,8 @@
 """Second look at a row, still in the cache: every element of the gradient, rounded once.
 
 Of rows that are short enough, the first look kept the powers, in the two parts that a sum takes them in: what is
-rounded twice is not exact. Of longer ones, one part waits where the gradient is going to be written
-(``sums.waits_in_gradient``); where that cannot be, both are computed again.
+rounded twice is not exact. Of longer ones, one part waits (``sums.waiting``); of the longest, whose part would need
+too much room, both are computed again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .addresses import in_order
 from .call import (
     GRADIENT_STEP,
     KIND,
@@ -31,7 +32,6 @@ from .pointers import (
     advance,
     arithmetic_at,
     at_once,
-    bytes_from,
     item_bytes,
     lane_buffer,
     load,
@@ -45,7 +45,7 @@ from .pointers import (
     until_aligned,
 )
 from .simd import apart, fma, iota, lanes, lanes_of, where, zeros
-from .sums import BLOCK, VALUES, WRITE_AHEAD, in_gradient, is_only_capped, put_values, waits_in_gradient
+from .sums import BLOCK, VALUES, WRITE_AHEAD, is_only_capped, put_values, waiting
 from .table import far, plan_of
 
 
@@ -111,6 +111,17 @@ def from_kept(x, j, n, whole, o, plan, kept, even):
 
 
 @inline
+def from_waiting(x, j, n, whole, o, plan, kept, even):
+    """The same from ``r``, which waits: see ``sums.waiting``."""
+    if not whole:
+        return again(x, j, n, whole, o, plan, kept, even)
+    v = load(x, j)
+    scale = scale_above(v, o.powers, constants(v).one - plan.power, least_with_power(v, plan.power, o.hi))
+    d = kept_power(scale, load(kept, j), plan.factor, plan.left)
+    return d, d
+
+
+@inline
 def kept_of(group, r):
     """What was kept of the group's row ``r``."""
     return advance(group.kept, r * group.step * item_bytes(group.kept))
@@ -161,23 +172,6 @@ def _put_last(g, j, m, d, edge):
 
 
 @inline
-def in_order(x, g, begin, end, beside):
-    """Where to begin with the whole vectors from ``begin`` to ``end``, and how far each is from the one before.
-
-    From the last to the first, where vectors of ``x`` that are read meanwhile would be taken for those of ``g`` that
-    are about to be written: processors of Intel's tell them apart by the last 12 bits of their addresses alone, and the
-    next power would wait for this one. (4,096 classes, one thread of an Emerald Rapids, nanoseconds an element by how
-    many bytes more than a multiple of 4,096 ``g`` lies behind ``x``: 16 to 80 1.25, 128 .83, 256 .63, from 512 on .53;
-    in this order .55, after 16 .64. NumPy's arrays lie like that, 16 apart, where their memory was in use before.)
-
-    ``beside`` others that are read from the first to the last: then against them, too, unless ``x`` forbids it (rows of
-    4,100, two threads, ``g`` 16 bytes further 1.94 and 1.00; of 8,192, whose vectors are aligned, .51 either way).
-    """
-    width, further = lanes(x), bytes_from(x, g) & 4095
-    return (end - width, -width) if further < 2048 and (beside or further > 0) else (begin, width)
-
-
-@inline
 def whole_vectors(g, n, streamed):
     """From where to where ``n`` elements of the gradient are written by whole vectors."""
     begin = min(n, until_aligned(g)) if streamed else 0
@@ -205,7 +199,7 @@ def _through(powers, x, g, begin, stop, o, plan, weight, q, kept, even):
     """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, by ordinary stores; where they end."""
     width = lanes(x)
     end = begin + (stop - begin) // width * width
-    j, step = in_order(x, g, begin, end, False)
+    j, step = in_order(x, g, begin, end)
     further = WRITE_AHEAD if step > 0 else -WRITE_AHEAD
     for _ in range(begin, end, width):
         prefetch_write(g, j + further)
@@ -228,7 +222,7 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
         # back for it, while all stores wait (with 1,000 classes, a quarter of the time).
         if whole < n and not edge.after:
             prefetch_write(g, whole)
-        j, step = in_order(x, g, begin, whole, False)
+        j, step = in_order(x, g, begin, whole)
         for _ in range(begin, whole, width):
             d = vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
             stream(g, j, with_target(d, y - j, plan))
@@ -241,26 +235,6 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
         if 0 <= y < whole:
             store_one(g, y, plan.target)
     _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge)
-
-
-@inline
-def _write_waiting(x, g, n, y, o, plan, weight, q, edge):
-    """The same as ``again``, of which ``r`` waits in ``g``: see ``sums.waits_in_gradient``."""
-    width = lanes(x)
-    begin, whole = whole_vectors(g, n, False)
-    waiting = in_gradient(arithmetic_at(0, x), g, 0)
-    j, step = in_order(x, g, begin, whole, False)
-    further = WRITE_AHEAD if step > 0 else -WRITE_AHEAD
-    for _ in range(begin, whole, width):
-        prefetch_write(g, j + further)
-        v = load(x, j)
-        scale = scale_above(v, o.powers, constants(v).one - plan.power, least_with_power(v, plan.power, o.hi))
-        d = kept_power(scale, load(waiting, j), plan.factor, plan.left)
-        store(g, j, d if o.spread == NONE else d - o.share * plan.scale)
-        j += step
-    if 0 <= y < whole:
-        store_one(g, y, plan.target)
-    _write_last(again, x, g, whole, n, y, o, plan, weight, q, q, True, edge)
 
 
 @inline
@@ -279,8 +253,8 @@ def _through_capped(x, g, room, begin, last, first, o, plan):
 
 
 @inline
-def _write_capped(x, g, n, y, o, plan, weight, q, streamed, edge, waits):
-    """The same ``again``, below a softcap: of a block of classes, first all ``v``, unless these wait in ``g``."""
+def _write_capped(x, g, n, y, o, plan, weight, q, kept, streamed, edge, waits):
+    """The same ``again``, below a softcap: of a block of classes, first all ``v``, unless these wait."""
     width, values = lanes(x), lane_buffer(x, VALUES)
     room = values
     begin, whole = whole_vectors(g, n, streamed)
@@ -288,7 +262,7 @@ def _write_capped(x, g, n, y, o, plan, weight, q, streamed, edge, waits):
     for first in range(begin, whole, BLOCK):
         last, done = min(whole, first + BLOCK), first
         if waits:
-            room = in_gradient(values, g, first)
+            room = advance(kept, first * item_bytes(kept))
         else:
             put_values(False, x, g, first, last, o, 0, room)
         if is_only_capped(o, plan.base) and not streamed:
@@ -362,6 +336,7 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
         x, q = row_start(call, x_c, 0, X_STEP, i), row_start(call, q_c, 2, Q_STEP, i)
         g, plan = row_start(call, g_c, 1, GRADIENT_STEP, i), plan_of(x, group.table, r)
         (y, ignored), edge = target_of(call, i), edge_of(group.rows, i)
+        waits, place = waiting(call, x, g, c, o, plan.base, group)
         if ignored or plan.factor != plan.factor:
             fill(g, n, 0.0 if ignored else np.nan, streamed, edge)
         elif call[KIND] == LOG_SOFTMAX:
@@ -372,13 +347,12 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, True, streamed, edge)
             else:
                 _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
-        elif o.even and waits_in_gradient(call, x, g, o, plan.base):
-            _write_waiting(x, g, n, y - c, o, plan, weight_c, q, edge)
+        elif waits and o.even:
+            _write(from_waiting, x, g, n, y - c, o, plan, weight_c, q, place, True, streamed, edge)
         elif o.even and plan.base == 0.0:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
         elif o.capped:
-            waits = waits_in_gradient(call, x, g, o, plan.base)
-            _write_capped(x, g, n, y - c, o, plan, weight_c, q, streamed, edge, waits)
+            _write_capped(x, g, n, y - c, o, plan, weight_c, q, place, streamed, edge, waits)
         else:
             _write(again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)
 

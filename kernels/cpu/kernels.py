@@ -31,8 +31,8 @@ from .call import (
 )
 from .compile import inline, parallel, serial, work
 from .narrow import MOST_WIDE, run_groups
-from .pointers import arithmetic_at, call_work, fence, pointer_at, wide
-from .row import run_rows
+from .pointers import allocate, arithmetic_at, call_work, fence, free, pointer_at, wide
+from .row import room_of, run_rows
 from .sums import CHUNK
 from .targets import scan, sum_rows
 from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
@@ -53,7 +53,9 @@ def work_on(element: types.Type, regime: int) -> Any:
         x, g = pointer_at(call[X], element), pointer_at(call[GRADIENT], element)
         q, weight = arithmetic_at(call[Q], x), arithmetic_at(call[WEIGHT], x)
         if regime == ROWS:
-            run_rows(call, numbers, x, g, q, weight, begin, end)
+            room = allocate(room_of(call, x))
+            run_rows(call, numbers, x, g, q, weight, room, begin, end)
+            free(room)
         elif regime == LANES:
             run_groups(call, numbers, x, g, q, weight, begin, end)
         elif regime == FEW:

@@ -20,9 +20,7 @@ from ..task import Array, Task
 from . import kernels, threads
 from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, STREAMS, are_even
 from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN, MOST_WIDE
-from .simd import NATIVE
 from .sums import CHUNK
-from .table import most_kept
 from .targets import sum_rows
 
 
@@ -33,7 +31,7 @@ class Limits(NamedTuple):
     row: int  # ... a row costs as many as this, whatever its classes
     block: int  # elements: what a thread takes at a time
     fetch: int  # bytes: how far ahead of what is read memory is asked for
-    stream: int  # bytes of logits whose powers are kept: from here on, gradients go past the caches (``go_past``)
+    stream: int  # bytes of logits: from here on, gradients go past the caches (``go_past``)
     even: int  # rows a thread: below, rows of several chunks are shared chunk by chunk
     rows: int  # a thread takes at least this many at a time, where there are so many
 
@@ -53,14 +51,14 @@ class Limits(NamedTuple):
 # through the caches      .35             .33              .35             .33            .38
 # past them               .31             .28              .32             .28            .27
 #
-# Where less of the last cache is one's own, less is enough, but not of rows whose powers are not kept. A Zen 4, eight
-# cores of which share 32 MiB, medians; "cold": other work between the calls leaves nothing of theirs in the caches.
+# Where less of the last cache is one's own, less is enough. A Zen 4, eight cores of which share 32 MiB; "cold": other
+# work between the calls leaves nothing of theirs in the caches; least times of the last two columns, else medians.
 #
-#                       2,048 x 1,000  3,000 x 1,000  4,000 x 1,000  4,000 x 500  8,192 x 256  128 x 32,000
-# through the caches         .25            .31            .33           .27          .29          .32
-# past them                  .24            .22            .22           .27          .35          .29
-# through them, cold         .46            .44                          .49          .52          .43
-# past them, cold            .38            .35                          .40          .50          .39
+#                     2,048 x 1,000  3,000 x 1,000  4,000 x 1,000  4,000 x 500  8,192 x 256  80 x 32,000  700 x 4,096
+# through the caches       .25            .31            .33           .27          .29          .23          .23
+# past them                .24            .22            .22           .27          .35          .20          .20
+# through them, cold       .46            .44                          .49          .52          .38          .35
+# past them, cold          .38            .35                          .40          .50          .26          .24
 #
 # That is with AVX-512. With AVX2 there is twice as much to compute, and the memory waits (a Zen 3, with 8,192 x 1,000,
 # 32,768 x 1,000 and 1,024 x 32,000): through the caches .51, .47 and .51, past them, by whole lines, .59, .51 and .54.
@@ -202,15 +200,13 @@ _KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX
 _SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
 
 
-def go_past(n_bytes: int, n_classes: int, itemsize: int, kind: int = GRADIENTS) -> bool:
+def go_past(n_bytes: int, kind: int = GRADIENTS) -> bool:
     """Whether the gradient of logits of ``n_bytes``, or what ``kind`` asks for, goes past the caches.
 
-    Where no powers are kept it has to be twice as large. Of rows that are too long for that, part of these can wait in
-    it, through the caches (``sums.waits_in_gradient``); and log_softmax, which has none, is not written beside the sums
-    of later rows (a Zen 4, 3,000 x 1,000: 585 us through the caches, 703 past them).
+    log_softmax, which is not written beside the sums of later rows, from twice as many on (a Zen 4, 3,000 x 1,000: 585
+    us through the caches, 703 past them).
     """
-    kept = kind != LOG_SOFTMAX and n_classes * max(itemsize, 4) <= most_kept(itemsize) * NATIVE
-    return n_bytes >= (LIMITS.stream if kept else 2 * LIMITS.stream)
+    return n_bytes >= (2 * LIMITS.stream if kind == LOG_SOFTMAX else LIMITS.stream)
 
 
 def _plain_way(logits: Array, regime: int, kind: int, writes: bool) -> tuple[int, int, tuple[int, int]]:
@@ -218,7 +214,7 @@ def _plain_way(logits: Array, regime: int, kind: int, writes: bool) -> tuple[int
     n_rows, n_classes = logits.shape
     n_threads, x_step = threads.available(), logits.strides[0]
     step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, logits.itemsize)
-    return step, block, (int(writes and go_past(logits.nbytes, n_classes, logits.itemsize, kind)), fetch)
+    return step, block, (int(writes and go_past(logits.nbytes, kind)), fetch)
 
 
 _Plain = tuple[list[int], Array, Array, Any]
@@ -324,7 +320,7 @@ def _run(task: Task, kind: int, regime: int, class_steps: tuple[int, ...]) -> fl
     if x_step is None or g_step is None or q_step is None or h_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q, hess)])
         x_step = g_step = q_step = h_step = 0
-    past = go_past(logits.nbytes, n_classes, dtype.itemsize, kind)
+    past = go_past(logits.nbytes, kind)
     streamed = past and grad is not None and grad is not logits
     n_threads = 1 if is_small(n_rows, n_classes) else threads.available()  # (to ask how many there are starts them)
     step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, dtype.itemsize)

@@ -115,6 +115,34 @@ def distance(typingctx: Any, start: types.CPointer, end: types.CPointer) -> Any:
 
 
 @intrinsic
+def allocate(typingctx: Any, n_bytes: types.Integer) -> Any:
+    """Address of so many bytes of memory, until ``free`` gets it; 0 if there are none to be had, or none are asked for.
+
+    (Not an array: who cannot have one raises, and a kernel has nobody to tell.)
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        address = cgutils.alloca_once_value(builder, I64(0))
+        with builder.if_then(builder.icmp_signed(">", args[0], I64(0))):
+            builder.store(builder.ptrtoint(context.nrt.allocate_unchecked(builder, args[0]), I64), address)
+        return builder.load(address)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def free(typingctx: Any, address: types.Integer) -> Any:
+    """Give back what ``allocate`` gave, which may be nothing."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        with builder.if_then(builder.icmp_signed("!=", args[0], I64(0))):
+            context.nrt.free(builder, builder.inttoptr(args[0], I8.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
 def call_work(
     typingctx: Any,
     function: types.Integer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import extras
+from .addresses import SPARE, at_a_distance
 from .call import (
     ENTROPY,
     FETCH,
@@ -22,6 +23,7 @@ from .call import (
     RANK,
     STREAMS,
     X_STEP,
+    X,
     is_streamed,
     options_of,
     row_start,
@@ -32,19 +34,33 @@ from .element import spread_weights, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
-from .pointers import advance, item_bytes, lane_buffer, load, load_one, prefetch, store
+from .pointers import advance, arithmetic_at, item_bytes, lane_buffer, load, load_one, prefetch, store
 from .short import are_short, largest_of_short, look_short, looks_ahead, write_short
-from .simd import apart, extract, iota, lanes, where
+from .simd import NATIVE, apart, extract, iota, lanes, where
 from .stats import look, look_by_chunks
 from .streamed import look_streamed
 from .sums import CHUNK
-from .table import BASE, DISTANCE, FIELDS, KEPT, POWER, SHARE_Y, TARGET, TOP, WEIGHT_Y, Group, cleared, most_kept_of
+from .table import (
+    BASE,
+    DISTANCE,
+    FIELDS,
+    KEPT,
+    POWER,
+    SHARE_Y,
+    TARGET,
+    TOP,
+    WEIGHT_Y,
+    Group,
+    cleared,
+    most_kept_of,
+)
 
 GROUP = 8192  # vectors of the rows that are finished together where that is all: half a second-level cache
-ROOM = 6 * KEPT + 1  # of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further
+# Vectors: of powers, and of v for the softcap; rows whose gradient is not aligned are read a little further.
+ROOM = 6 * KEPT + 1 + SPARE // NATIVE
 
 AHEAD = 12  # vectors to ask for while rows are finished
-LONGEST = 1 << 19  # bytes of a row that can wait: with the next, half of a second-level cache
+MOST_WAITING = 1 << 20  # bytes of the longest row of which a part waits: 262,144 classes
 
 
 @device
@@ -81,14 +97,26 @@ def enter(call, numbers, x0, q0, weight, first, start, stop, table):
 
 
 @inline
-def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
+def room_of(call, x):
+    """Bytes of room for what waits of a row for its gradient, where it cannot wait in that (``sums.waiting``).
+
+    That is of rows whose powers are not kept, if gradients go past the caches, have 16 bits, or are in place of logits.
+    """
+    n_bytes = call[N_CLASSES] * item_bytes(arithmetic_at(0, x))
+    writes, keeps = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX, call[N_CLASSES] <= most_kept_of(x) * lanes(x)
+    elsewhere = is_streamed(call) or call[X] == call[GRADIENT] or item_bytes(x) == 2
+    return n_bytes + SPARE if writes and not keeps and elsewhere and n_bytes <= MOST_WAITING else 0
+
+
+@inline
+def run_rows(call, numbers, x0, g0, q0, weight, room, begin, end):
     """Rows ``begin`` to ``end``, by groups that have a lane each.
 
     What is kept of a group for its gradients stays in the first-level cache. Gradients that go past the caches wait for
     the next group, to be written beside its sums.
     """
-    n_classes, table, kept = call[N_CLASSES], cleared(lane_buffer(x0, FIELDS), x0), lane_buffer(x0, ROOM)
-    other_table = cleared(lane_buffer(x0, FIELDS), x0)
+    n_classes, table = call[N_CLASSES], cleared(lane_buffer(x0, FIELDS), x0)
+    kept, other_table = lane_buffer(x0, ROOM), cleared(lane_buffer(x0, FIELDS), x0)
     vectors = (n_classes + lanes(x0) - 1) // lanes(x0)
     # (where nothing is kept, twice as many: 1,000 classes, one thread, 3 % faster)
     most = most_kept_of(x0) if call[GRADIENT] != 0 else 2 * KEPT
@@ -96,6 +124,8 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     size = together if call[GRADIENT] != 0 else max(1, min(lanes(x0), GROUP // vectors) // together) * together
     keep = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and vectors <= most
     step = vectors * lanes(x0) if keep else np.int64(0)
+    waits = room != 0
+    kept = at_a_distance(arithmetic_at(room, x0) if waits else kept, x0, g0)
 
     rows, line = no_rows(x0), lane_buffer(x0, 1)
     without_a_gap = call[OFFSETS] == 0 and call[GRADIENT_STEP] == n_classes * item_bytes(g0)
@@ -103,14 +133,14 @@ def run_rows(call, numbers, x0, g0, q0, weight, begin, end):
     if is_streamed(call) and not short and without_a_gap and n_classes >= 2 * lanes(x0):
         rows = line, begin, end
 
-    wait = is_streamed(call) and not short and n_classes * item_bytes(x0) <= LONGEST
+    wait = is_streamed(call) and not short and (keep or waits)
     streamed = wait and keep and options_of(call, numbers, x0).even
-    before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, rows)
+    before = Group(begin, np.int64(0), size, together, end, other_table, table, kept, step, waits, rows)
     if short or streamed:
         largest_of_short(call, x0, begin, min(size, end - begin), table)
     for first in range(begin, end, size):
         n = min(size, end - first)
-        group = Group(first, n, size, together, end, table, other_table if wait else table, kept, step, rows)
+        group = Group(first, n, size, together, end, table, other_table if wait else table, kept, step, waits, rows)
         done = False
         for start in range(0, n, together):
             stop = min(start + together, n)

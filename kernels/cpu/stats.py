@@ -25,9 +25,8 @@ from .sums import (
     Shift,
     even_sums,
     general_sums,
-    in_gradient,
     largest_logit,
-    waits_in_gradient,
+    waiting,
 )
 from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
 
@@ -113,7 +112,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
     for r in range(start, stop):
         i = group.first + r
         ignored = target_of(call, i)[1]
-        waits = not ignored and before.step == 0 and may_wait(call, numbers, x0, before, r)
+        waits = not ignored and before.waits and may_wait(call, numbers, x0, before, r)
         if r < before.n and c == 0 and not waits:
             write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), call[N_CLASSES], before, r, r + 1)
         if ignored:
@@ -125,15 +124,16 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
         short, keep = o.even and base_r == 0.0, BOTH if group.step > 0 else NOTHING
         kept = kept_of(group, r)
-        if keep == NOTHING and o.even and waits_in_gradient(call, x, g, o, 0.0):
-            kept, keep = in_gradient(kept, g, 0), REST
+        part_waits, place = waiting(call, x, g, c, o, 0.0, group)
+        if part_waits:
+            kept, keep = place, REST
         rest, ties, linear, spread, later = 0.0, 0.0, 0.0, o.share * n, 0.0
         ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
         # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
         there = there and (waits or call[GRADIENT] == 0)
         if STREAMS and waits:
             rest, ties, linear, later = sums_beside(
-                call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead
+                call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead, kept
             )
         elif short:
             rest, ties, linear, later = even_sums(call, numbers, x, n, shift, middle, kept, keep, there, ahead, n_ahead)
@@ -142,11 +142,12 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
             if there:
                 _keep_for_later(call, x0, c, n, group, r, later)
         else:
+            keeps, capped = group.step > 0, part_waits and o.capped
             rest, ties, linear, spread = general_sums(
-                call, numbers, x, g, q, weight_c, n, shift, base_r, middle, kept, group.step > 0
+                call, numbers, x, g, q, weight_c, n, shift, base_r, middle, kept, keeps, capped
             )
-            if keep == REST:  # (a chunk of huge logits, beside others: powers of 0)
-                fill(g, n, 0.0, False, no_edge(x))
+            if part_waits and o.even:  # (a chunk of huge logits, beside others: powers of 0)
+                fill(kept, n, 0.0, False, no_edge(kept))
         top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
         put_stats(x, table, r, Stats(top_r, power, base_r, ties, rest, linear, spread))
 

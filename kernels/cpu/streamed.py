@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .beside import Part, block, may_wait
+from .addresses import lead_of
+from .beside import Part, block, may_wait, start_of, write_part
 from .call import FETCH, GRADIENT_STEP, N_CLASSES, NONE, X_STEP, options_of, row_start, target_of
 from .compile import device, inline
 from .gradient import from_kept, kept_of, whole_vectors, write_ends, write_rows
@@ -31,11 +32,12 @@ from .table import (
 
 
 @inline
-def _kept_part(call, g0, group, r, waits):
-    """The gradient of the group's row ``r``, all its whole vectors; none, where it does not wait."""
+def _kept_part(call, g0, group, r, waits, lead):
+    """The gradient of the group's row ``r``, whole vectors but for ``lead`` classes; nothing, if it does not wait."""
     n, width, table, i = call[N_CLASSES], lanes(g0), group.table, group.first + r
     g, kept = row_start(call, g0, 1, GRADIENT_STEP, i), kept_of(group, r)
     begin, whole = whole_vectors(g, n, True)
+    begin = min(begin + lead, whole)
     return Part(
         g,
         advance(g, begin * item_bytes(g)),
@@ -81,9 +83,12 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
         if spread:
             top = np.float64(table[TOP * width + r])
             middle = top if abs(top) < np.inf else 0.0
-        part = _kept_part(call, g0, before, r, waits)
+        lead = lead_of(x, ahead, start_of(call, g0, before, r), 0)
+        part = _kept_part(call, g0, before, r, waits, lead)
         if waits:
             write_ends(call, numbers, x0, g0, before, r)
+            first = _kept_part(call, g0, before, r, True, 0)
+            write_part(from_kept, x, 0, min(first.n, lead), o, first)
         s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
         args = o, call[FETCH], middle, kept
         while True:

@@ -18,7 +18,6 @@ from .folds import counted, fold_add, fold_larger, fold_powers
 from .maths import parts_above
 from .pointers import (
     advance,
-    arithmetic_at,
     at_once,
     bytes_from,
     item_bytes,
@@ -29,6 +28,7 @@ from .pointers import (
     prefetch,
     prefetch_write,
     store,
+    store_part,
 )
 from .simd import (
     AT_ONCE,
@@ -143,23 +143,21 @@ def values_kept(kept, j):
 
 
 @inline
-def waits_in_gradient(call, x, g, o, base):
-    """Whether part of the work for the gradient ``g`` is done at the first look, and waits where ``g`` will be written.
+def waiting(call, x, g, c, o, base, group):
+    """Whether part of the work for the gradient ``g`` is done at the first look, and where it waits from class c on.
 
-    That is of rows of which no powers are kept: ``v`` below a softcap, else ``r`` of the powers. (Loss and gradient,
-    in place of all again: 4,096 to 50,257 classes .78 to .82 of the time on a Zen 3, .78 to .79 on a Zen 4, that of
-    1 x 262,144 on two threads .87 and .83. With a softcap, tanh is computed once and not twice: 1.75 times as long as
-    without one on a Zen 3, in place of 2.15.)
+    That is of rows of which no powers are kept: ``v`` below a softcap, else ``r`` of the powers. It waits in the
+    gradient, through the caches (loss and gradient, in place of all again: 4,096 to 50,257 classes .78 to .82 of the
+    time on a Zen 3, .78 to .79 on a Zen 4, that of 1 x 262,144 on two threads .87 and .83; with a softcap, tanh is
+    computed once and not twice). Where it cannot, in room of its own (``row.room_of``; a Zen 4: past the caches, 3,000
+    to 262,144 classes on two threads .65 to .77; bfloat16 .71 to .75; in place, one thread, .76, with a softcap .76).
+    Where both could be, the gradient is better: 32,000 classes 1.1 of the time in the room.
     """
-    there = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and not is_streamed(call) and bytes_from(x, g) != 0
-    worth_it = o.capped or (o.even and base == 0.0)
-    return there and worth_it and item_bytes(x) == item_bytes(arithmetic_at(0, x))
-
-
-@inline
-def in_gradient(room, g, j):
-    """Where what belongs to the classes from ``j`` on waits: a pointer like ``room``."""
-    return advance(room, bytes_from(room, g) + j * item_bytes(room))
+    worth_it = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and (o.capped or (o.even and base == 0.0))
+    if group.waits:
+        return worth_it, advance(group.kept, c * item_bytes(group.kept))
+    there = not is_streamed(call) and bytes_from(x, g) != 0 and item_bytes(x) == item_bytes(group.kept)
+    return worth_it and there and group.step == 0, advance(group.kept, bytes_from(group.kept, g))
 
 
 @inline
@@ -243,6 +241,8 @@ def even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep):
         a, b, others, scale, r = add(v, inside, o, 1.0, shift, a, b, others, True)
         if keep == BOTH:
             keep_power(kept, whole, scale, r)
+        elif keep == REST:
+            store_part(kept, whole, n - whole, r)
         below = below + where(inside, v - middle, 0.0)
     linear_sum = total(linear + widen(below)) if o.spread != NONE else 0.0
     # (ties in the arithmetic type, in which small whole numbers are exact: to widen and round it is four steps)
@@ -382,7 +382,7 @@ def _block_of_values(keep, x, room, kept, first, last, o, shift, others):
 
 
 @device
-def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, keep):
+def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, keep, waits):
     """As ``even_sums`` for every option: ``rest``, ``ties`` and the sums over the spread weights.
 
     And if powers are to ``keep``, memory is asked for their gradient ``g``.
@@ -391,13 +391,13 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
     o, fetch = options_of(call, numbers, x), call[FETCH]
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole, values = n // lanes(x) * lanes(x), lane_buffer(x, VALUES)
-    room, only_capped, waits = values, is_only_capped(o, base), not keep and waits_in_gradient(call, x, g, o, base)
+    room, only_capped = values, is_only_capped(o, base)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
         if keep and not only_capped:
             room = values_kept(kept, first)
         elif waits:
-            room = in_gradient(values, g, first)
+            room = advance(kept, first * item_bytes(kept))
         if waits:
             put_values(True, x, advance(g, WRITE_AHEAD * item_bytes(g)), first, last, o, fetch, room)
         elif o.capped and keep and not is_streamed(call):
@@ -418,6 +418,7 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
         room = values_kept(kept, whole)
     elif waits:
         room = values
+        store_part(kept, whole, n - whole, value(load_part(x, whole, n - whole), o))
     args = shift, middle, weight, q, kept, keep, room
     a, b, c, others = _general_block(x, whole, n, False, o, fetch, base, args, others)
     if keep and only_capped and whole < n:

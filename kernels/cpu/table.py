@@ -41,8 +41,7 @@ from .simd import NATIVE, lanes, zeros
 ) = range(28)  # fmt: skip
 
 # Vectors of which the powers can be kept for the gradient: logits, both parts and gradients are 32 KiB. Of 16-bit
-# logits, none of whose powers can wait in the gradient, twice as many, 48 KiB (a Zen 4, one thread, bfloat16: 1,000
-# classes .95 of the time, 3,000 and 4,000 .64).
+# logits twice as many, 48 KiB (a Zen 4, one thread, bfloat16: 1,000 classes .95 of the time, 3,000 and 4,000 .64).
 KEPT = 8192 // NATIVE
 
 
@@ -102,6 +101,7 @@ class Group(NamedTuple):
     next_table: Any  # of the next group: another where gradients wait
     kept: Any  # room for their powers
     step: int  # how much of it a row takes; 0: powers are not kept
+    waits: bool  # whether in that room part of the work for the gradient of one row does: see ``sums.waiting``
     rows: Any  # those written one after the other: see ``gradient.py``
 
 

@@ -48,11 +48,10 @@ def _chunk(call, item):
 
 
 @inline
-def _alone(x, i, table):
-    """The group of row ``i`` alone."""
-    return Group(
-        i, np.int64(1), np.int64(1), np.int64(0), i + 1, table, table, arithmetic_at(0, x), np.int64(0), no_rows(x)
-    )
+def _alone(x, i, table, n):
+    """The group of row ``i`` alone; or, if ``n`` is 0, of none."""
+    kept, one, zero = arithmetic_at(0, x), np.int64(1), np.int64(0)
+    return Group(i, n, one, zero, i + 1, table, table, kept, zero, False, no_rows(x))
 
 
 @inline
@@ -62,8 +61,7 @@ def look(call, numbers, x, g, q, weight, begin, end):
     for item in range(begin, end):
         i, first, _ = _chunk(call, item)
         if not target_of(call, i)[1]:
-            row = _alone(x, i, table)
-            nothing = Group(i, np.int64(0), np.int64(1), np.int64(0), i + 1, table, table, row.kept, row.step, row.rows)
+            row, nothing = _alone(x, i, table, np.int64(1)), _alone(x, i, table, np.int64(0))
             found = chunk_at(call, numbers, x, g, q, weight, first, row, np.int64(0), nothing)
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
@@ -113,7 +111,7 @@ def write(call, numbers, x, g, q, weight, begin, end):
         at = call[PLANS] + i * PLAN
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
         put_plan(x, table, 0, Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6]))
-        row, last_lane = _alone(x, i, table), np.int64(1)
+        row, last_lane = _alone(x, i, table, np.int64(1)), np.int64(1)
         if call[HESS] != 0:
             at += CURVE
             a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
