@@ -75,7 +75,10 @@ SMALL = Case("gradient", "float32", 32, 10)
 
 
 def passes_of(case: Case) -> tuple[str, ...]:
-    """Name the passes that the kernels make over the rows of a case (`assembly.PASSES`)."""
+    """Name the passes that the kernels make over the rows of a case (`assembly.PASSES`).
+
+    A part of long rows waits in all cells; it would not in rows of more than 262,144 classes, nor in a few of 16 bits.
+    """
     if launch._regime(case.n_rows, case.n_classes) != kernels.ROWS:
         return "rows to lanes", "largest logits of lanes", "sums of lanes", "gradients of lanes", "lanes to rows"
     if case.function == "forward":

@@ -11,7 +11,8 @@ import pytest
 from conftest import types_with_oracle
 from numba import njit
 
-from fastce.kernels.cpu import addresses, bfloat16, gradient, llvm, maths
+from fastce.kernels.cpu import addresses, bfloat16, gradient, llvm, maths, row
+from fastce.kernels.cpu.call import GRADIENT, INTEGERS, N_CLASSES, STREAM, STREAMS, X
 from fastce.kernels.cpu.compile import inline
 from fastce.kernels.cpu.maths import constants
 from fastce.kernels.cpu.pointers import (
@@ -29,7 +30,8 @@ from fastce.kernels.cpu.pointers import (
     store,
     store_part,
 )
-from fastce.kernels.cpu.simd import FLOATS, lanes
+from fastce.kernels.cpu.simd import FLOATS, NATIVE, lanes
+from fastce.kernels.cpu.table import most_kept
 from fastce.kernels.cpu.transposed import load_lanes, store_lanes
 from fastce.kernels.formats import FLOAT32, FLOAT64, LOG2E
 
@@ -469,6 +471,35 @@ def test_memory_that_cannot_be_had_is_not_there():
     assert _allocated(1 << 20)
     assert not _allocated(0)
     assert not _allocated(1 << 62)
+
+
+@njit
+def _room_of(call, dtype_at):
+    return row.room_of(call, pointer(dtype_at))
+
+
+@pytest.mark.parametrize("view", [np.float32, np.float64, np.uint16, np.int16])
+@pytest.mark.parametrize("stream", [0, 1])
+def test_a_thread_has_a_megabyte_of_room_at_most_and_none_without_need(view, stream):
+    """Where the gradient is written over the logits; elsewhere, through the caches, it is room enough itself."""
+    size, call = np.dtype(view).itemsize, np.zeros(INTEGERS, np.int64)
+    call[STREAM], call[X], call[GRADIENT] = stream, 1 << 20, 1 << 20
+    arithmetic = max(size, 4)
+    longest = row.MOST_WAITING // arithmetic
+    kept = most_kept(size) * NATIVE // arithmetic
+    rooms = {}
+    for n_classes in (1, kept, kept + 1, 50257, longest, longest + 1, 1 << 40):
+        call[N_CLASSES] = n_classes
+        rooms[n_classes] = _room_of(call, np.empty(1, view))
+    assert rooms[1] == rooms[kept] == rooms[longest + 1] == rooms[1 << 40] == 0
+    for n_classes in (kept + 1, 50257, longest):
+        assert rooms[n_classes] == n_classes * arithmetic + addresses.SPARE
+    assert max(rooms.values()) == (1 << 20) + addresses.SPARE
+
+    call[N_CLASSES], call[GRADIENT] = 50257, 1 << 30
+    assert (_room_of(call, np.empty(1, view)) > 0) == (size == 2 or (STREAMS and stream == 1))
+    call[GRADIENT] = 0
+    assert _room_of(call, np.empty(1, view)) == 0
 
 
 @njit
