@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -102,11 +100,10 @@ def growth(name: str, n_rows: int, n_classes: int, dtype: torch.dtype) -> int:
 
 def peak(name: str, shape: str, dtype: str) -> float:
     """Peak memory of a step beside its logits, as a multiple of these, in a process of its own."""
-    command = [sys.executable, "-m", "fastce.bench.adapters_torch", "--dtype", dtype, "--shape", shape]
-    done = subprocess.run([*command, "--memory-of", name], capture_output=True, text=True, check=True)
+    module = ["fastce.bench.adapters_torch", "--dtype", dtype, "--shape", shape, "--memory-of", name]
     n_rows, n_classes = _numbers(shape)
     itemsize: int = getattr(torch, dtype).itemsize
-    return int(done.stdout.split()[-1]) / (n_rows * n_classes * itemsize)
+    return memory.printed_by(module) / (n_rows * n_classes * itemsize)
 
 
 def _numbers(shape: str) -> tuple[int, int]:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,10 @@ from .contenders import Problem, dtype_of
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+# What is freed is given back to the system at once. Left alone, glibc keeps up to 64 MiB of it for some time, and a
+# call that finds it there, or during which it goes, seems to take less.
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+
 
 def available() -> bool:
     """Whether the system counts the peak anew on request."""
@@ -25,12 +31,17 @@ def available() -> bool:
 
 def peak(case: Case, provider: str) -> dict[str, float]:
     """Give the bytes, and how many times the logits they are."""
-    command = [sys.executable, "-m", "fastce.bench.memory", provider, *map(str, case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    size = printed_by(["fastce.bench.memory", provider, *map(str, case)])
+    return {"bytes": float(size), "logits": size / case.logits_bytes}
+
+
+def printed_by(module: Sequence[str]) -> int:
+    """Run a module, with its arguments, in a process of its own; give the bytes that it prints last."""
+    command = [sys.executable, "-m", *module]
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{provider}, {case}: {done.stderr}")
-    size = float(done.stdout.split()[-1])
-    return {"bytes": size, "logits": size / case.logits_bytes}
+        raise RuntimeError(f"{' '.join(module)}: {done.stderr}")
+    return int(done.stdout.split()[-1])
 
 
 def growth(case: Case, provider: str) -> int:

@@ -12,8 +12,6 @@ import heapq
 import itertools
 import re
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -142,8 +140,7 @@ def batches(text: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def peak(name: str) -> int:
     """Bytes by which a process of its own grows at most in a step, after some that warm it up."""
-    command = [sys.executable, "-m", "fastce.bench.train_transformer", "--memory-of", name]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return memory.printed_by(["fastce.bench.train_transformer", "--memory-of", name])
 
 
 def growth(name: str) -> int:

@@ -48,7 +48,8 @@ def test_peak_memory(dtype):
     """Of loss and backward: the gradient, and less than 1% of the logits beyond (and half a MiB of Python's)."""
     settings = [{}, {"reduction": "none"}, {"label_smoothing": 0.1, "z_loss": 0.1}, {"inplace": True}]
     # (without what is kept of an earlier gradient, so that each is seen)
-    found = map(int, run_python(GROWTH.format(dtype=dtype, settings=settings), FASTCE_SPARE_BYTES="0"))
+    program = GROWTH.format(dtype=dtype, settings=settings)
+    found = map(int, run_python(program, FASTCE_SPARE_BYTES="0", **memory.ENVIRONMENT))
     for options, grown, size in zip(settings, found, found, strict=True):
         beyond = grown if options.get("inplace") else grown - size
         assert beyond <= 0.01 * size + (1 << 19), options
