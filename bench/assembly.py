@@ -147,8 +147,8 @@ class Pass(NamedTuple):
 PARTS = {
     "fused": SYNTAX["x86-64"]["fused"],
     "largest": SYNTAX["x86-64"]["largest"],
-    "power": r"vpslld\s+\$23\b",  # the exponent of a power of two to its place
-    "square": r"vmulp[sd]\s+(%\w+), \1,",  # within a power's polynomial
+    "power": r"vpslld\s+\$(23|19)\b",  # the exponent of a power of two to its place
+    "rest": r"vmulp[sd]\s+(%\w+), \1,|vpermps\b",  # the square in a power's polynomial, or what is looked up for it
     "counted": r"vaddp[sd]\s[^{]*\{%k\d\}$",  # to a sum, where a mask says so
     "shuffle": r"v(perm|p?unpck|shuf)",
     "widen": r"vcvtps2pd",
@@ -167,9 +167,9 @@ PASSES = {
     "sums, powers kept": Pass("look_short", ("power", "store")),
     "gradient, powers kept": Pass("write_short", ("store", "fused"), ("power",), itemsize=0),
     "sums, rest kept": Pass("even_sums", ("power", "store")),
-    "gradient, rest kept": Pass("write_rows", ("power", "store"), ("square", "stream"), itemsize=0),
+    "gradient, rest kept": Pass("write_rows", ("power", "store"), ("rest", "stream"), itemsize=0),
     "sums": Pass("even_sums", ("power",), ("store",)),
-    "gradient, powers again": Pass("write_rows", ("power", "square", "store"), ("stream",)),
+    "gradient, powers again": Pass("write_rows", ("power", "rest", "store"), ("stream",)),
     "gradient beside sums, powers kept": Pass("look_streamed", ("stream", "counted", "power"), itemsize=0),
     "gradient beside sums, rest kept": Pass("sums_beside", ("stream", "counted", "power"), itemsize=0),
     "rows to lanes": Pass("run_groups", ("store", "shuffle", "part"), ("masked",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Context, Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,10 @@ class Format(NamedTuple):
 
     mantissa: int  # bits behind the point
     zero: float  # 1.5 * 2**mantissa: adding it leaves a whole number in the lowest bits
-    one: float  # zero + exponent bias: shifted into the exponent, these bits are 2**0
-    lowest: float  # what rounds to an exponent just too small for a normal number
+    shift: int  # by which the bits of ``one + n`` come to be those of 2**n
+    one: float  # adding it leaves a multiple of 2**(shift - mantissa) in the lowest bits; with the exponent's bias
+    some: float  # one + n of the least n of which 2**n is a normal number
+    lowest: float  # what rounds to an exponent just too small for a normal number (with nodes, to the least of those)
     limit: float  # |K| up to which one fused multiply-add leaves f exact
     tiny: float  # a sum of powers divided by more than this does not overflow
     saturated: float  # tanh(v) == 1 from here on
@@ -32,12 +35,17 @@ class Format(NamedTuple):
     ln2: float  # the first coefficient of exp2
     exp2: tuple[float, ...]  # the others
     log: tuple[float, ...]
+    expm1: tuple[float, ...]  # ln2 and exp2 for a difference from 1, of which the relative error counts
+    nodes: tuple[int, ...]  # what the bits of ``one + n + j / len(nodes)`` lack, shifted, to those of 2**n times a node
+    less: tuple[float, ...]  # j / len(nodes) less the logarithm of that node, to base 2
 
 
 FLOAT32 = Format(
     mantissa=23,
     zero=1.5 * 2.0**23,
+    shift=23,
     one=1.5 * 2.0**23 + 127,
+    some=1.5 * 2.0**23 + 1,
     lowest=-126.75,
     limit=2.0**16,
     tiny=2.0**-100,
@@ -54,11 +62,16 @@ FLOAT32 = Format(
         0.00015453163359779865,
     ),
     log=(0.6666668653488159, 0.3998878002166748, 0.29579949378967285),
+    expm1=(),
+    nodes=(),
+    less=(),
 )
 FLOAT64 = Format(
     mantissa=52,
     zero=1.5 * 2.0**52,
+    shift=52,
     one=1.5 * 2.0**52 + 1023,
+    some=1.5 * 2.0**52 + 1,
     lowest=-1022.75,
     limit=2.0**40,
     tiny=2.0**-900,
@@ -87,5 +100,63 @@ FLOAT64 = Format(
         0.18182889125261723,
         0.15331721600556042,
         0.14616449685043406,
+    ),
+    expm1=(),
+    nodes=(),
+    less=(),
+)
+
+
+def with_nodes(c: Format, bits: int, exp2: tuple[float, ...], expm1: tuple[float, ...]) -> Format:
+    """The format whose powers are those of two, times the nearest of ``2**bits`` nodes, times ``2**f`` of a small f.
+
+    A node is a number of 8 bits next to ``2**(j / n)``: sums of these are exact, or nearly.
+    """
+    n, shift, exact = 2**bits, c.mantissa - bits, Context(prec=40)
+    ln2 = exact.ln(Decimal(2))
+    nodes = [round(2 ** (j / n + 7)) - 2**7 for j in range(n)]
+    return c._replace(
+        shift=shift,
+        one=c.zero / n + (c.one - c.zero),
+        some=c.zero / n + 1,
+        lowest=c.lowest + 0.74,
+        exp2=exp2,
+        expm1=expm1,
+        nodes=tuple((node << (c.mantissa - 7)) - (j << shift) for j, node in enumerate(nodes)),
+        less=tuple(
+            float(exact.subtract(Decimal(j / n), exact.divide(exact.ln(Decimal(1 + node / 2**7)), ln2)))
+            for j, node in enumerate(nodes)
+        ),
+    )
+
+
+# Where a register of 512 bits can be looked up in: f is in [-0.0356, 0.0356], and [-0.0668, 0.0668] (4e-9, 1e-17; of
+# expm1, relative to the difference, 4e-9 and 4e-17).
+FLOAT32_NODES = with_nodes(
+    FLOAT32,
+    4,
+    (0.2402356117963791, 0.05550537258386612),
+    (0.6931471824645996, 0.24022650718688965, 0.055505793541669846, 0.009618323296308517),
+)
+FLOAT64_NODES = with_nodes(
+    FLOAT64,
+    3,
+    (
+        0.24022650695911354,
+        0.05550410866482257,
+        0.00961812908462613,
+        0.0013333558128712998,
+        0.00015404561886198293,
+        1.5253528217914087e-05,
+    ),
+    (
+        0.6931471805599453,
+        0.24022650695910072,
+        0.05550410866482384,
+        0.009618129107628633,
+        0.001333355812112058,
+        0.00015403530375839638,
+        1.5253641707818305e-05,
+        1.3216116098265348e-06,
     ),
 )

@@ -22,8 +22,8 @@ from fastce.bench.assembly import (
 )
 from fastce.kernels.cpu import bfloat16
 from fastce.kernels.cpu.call import STREAMS
+from fastce.kernels.cpu.maths import FORMAT32, FORMAT64
 from fastce.kernels.cpu.simd import AT_ONCE, NATIVE
-from fastce.kernels.formats import FLOAT32, FLOAT64
 
 _X86 = """
 	.globl	twice
@@ -152,7 +152,7 @@ def test_what_is_to_go_past_the_caches_does(dtype, name):
 def test_vectors_taken_at_once_do_not_wait_for_each_other(dtype):
     """Of the polynomial's steps, the one behind another is of another vector."""
     loops, step = hot_loops(assembly.assembly_of(dtype)), re.compile(r"vfmadd213p[sd]\b.*(%ymm\d+)$")
-    n_fused = (3 + len((FLOAT64 if dtype == "float64" else FLOAT32).exp2)) * AT_ONCE // NATIVE
+    n_fused = (3 + len((FORMAT64 if dtype == "float64" else FORMAT32).exp2)) * AT_ONCE // NATIVE
     for name, at_least in {"look_short": 4, "even_sums": 2, "general_sums": 1, "write_rows": 1}.items():
         for symbol in symbols_of(name, loops):
             longest = [code for code, _ in loops[symbol] if count(PARTS["fused"], code) >= n_fused]
@@ -256,16 +256,16 @@ def test_counts_are_of_sixteen_elements_whatever_the_loop():
 def test_every_pass_is_found_and_counted():
     counts, loops = assembly.instructions("float32"), hot_loops(assembly.assembly_of("float32"))
     assert list(counts) == list(PASSES)
-    # of a power: t, the two that leave f over, Horner's rule, the last term; and its sum
-    fused = 3 + (len(FLOAT32.exp2) - 1) + 1 + 1
+    # of a power: t, the two that leave f over, Horner's rule; and its sum
+    fused = 3 + len(FORMAT32.exp2) + 1
     for code in loops_of(PASSES["sums, powers kept"], loops):  # (of two vectors, for some processors)
         assert count(PARTS["fused"], code) == fused * count(PARTS["power"], code)
     for name in ("sums", "sums of lanes", "gradient, powers again"):
-        assert fused < counts[name].arithmetic < 2.5 * fused
+        assert fused < counts[name].arithmetic < 3 * fused
     assert counts["largest logit"][1:] == counts["largest logits of lanes"][1:] == (1, 1, 0)
     assert counts["sums, powers kept"].stores == counts["sums of lanes"].stores == 2
     for name in ("gradient, powers kept", "gradient, rest kept", "gradients of lanes"):
-        assert counts[name].arithmetic < fused
+        assert counts[name].arithmetic < counts["gradient, powers again"].arithmetic
         assert counts[name][2:] == (2, 1)
     assert counts["sums"].stores == 0
     assert counts["sums, rest kept"].stores == 1

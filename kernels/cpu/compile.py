@@ -1,7 +1,7 @@
 """How every CPU kernel is compiled: the one home of Numba's options.
 
 No ``fastmath``: the vectors of ``simd.py`` say what is reordered or fused, so that NaN and infinity keep their meaning
-and the result keeps its bits from machine to machine.
+and no result depends on what a compiler makes of a loop.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from .call import (
 )
 from .compile import device, inline
 from .element import times
-from .maths import Powers, constants, log, log1p, power, power_parts, powers_of
+from .maths import Powers, coarse, constants, log, log1p, power, power_parts, powers_of
 from .pointers import arithmetic_at, float64_at, load, load_float64, load_part, pointer_at, store, store_part
 from .simd import absolute, apart, count_true, fma, lanes, lanes_of, narrow, where, widen, zeros
 from .table import (
@@ -97,8 +97,8 @@ def write_about_classes(call, i, winner, above):
 def _power64(v, o, magic):
     """``2**(...)`` of one v a lane, in float64: not rounded to the arithmetic type yet."""
     c = constants(v)  # (its constants as they are: held in registers, for two powers, they would cost more than these)
-    t, scale, r = power_parts(v, Powers(o.hi, o.lo, c.ln2, c.exp2), magic, 0.0)
-    gone = t <= c.zero
+    t, scale, r = power_parts(v, Powers(o.hi, o.lo, c.ln2, c.exp2, c.exp2), magic, 0.0)
+    gone = t < c.some
     scale, r = widen(where(gone, 0.0, scale)), widen(where(gone, 0.0, r))
     return fma(scale, r, scale)
 
@@ -120,6 +120,15 @@ def _nll(others, e_y, v_y, k, total, o):
     # Beyond what the exponents can hold, -inf too, the target's own logit is all that counts.
     far = where(absolute(v_y) * abs(o.hi) > c.limit, k * LN2 - v_y * o.unit, far)
     return where(near, nll, far)
+
+
+@inline
+def _put_factor(x, table, field, left_field, exact):
+    """What powers are multiplied by, in two parts: times the first, the scale of a power is a number of its type."""
+    factor = coarse(narrow(x, exact))
+    left = narrow(x, exact - widen(factor)) / factor
+    store(table, field * lanes(x), factor)
+    store(table, left_field * lanes(x), where(left == left, left, 0.0))
 
 
 @device
@@ -207,10 +216,7 @@ def finish(call, numbers, x, first, n, table):
         at_target = even * p_y - hit * p_others - scale * widen(load(table, SHARE_Y * width))
         store(table, SCALE * width, narrow(x, scale))
     exact = exact + widen(nan)
-    factor = narrow(x, exact)
-    left = narrow(x, exact - widen(factor)) / factor
-    store(table, FACTOR * width, factor)
-    store(table, LEFT * width, where(left == left, left, 0.0))
+    _put_factor(x, table, FACTOR, LEFT, exact)
     if o.capped:
         at_target = at_target * (1.0 - widen(v_y) * widen(v_y))
     store(table, AT_TARGET * width, narrow(x, at_target) + nan)
@@ -226,9 +232,7 @@ def finish(call, numbers, x, first, n, table):
         v = widen(v_y)
         capped = 1.0 - v * v
         bend_y = bend_y * (capped * capped) - 2.0 * o.inner * v * at_target
-    factor = narrow(x, inverse)
-    store(table, INVERSE * width, factor)
-    store(table, INVERSE_LEFT * width, narrow(x, inverse - widen(factor)) / factor)
+    _put_factor(x, table, INVERSE, INVERSE_LEFT, inverse)
     store(table, BEND * width, narrow(x, bend))
     store(table, SQUARE * width, narrow(x, square))
     store(table, BEND_AT_TOP * width, narrow(x, at_top))

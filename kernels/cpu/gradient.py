@@ -77,11 +77,12 @@ def no_edge(x):
 def scaled_power(v, p, magic, factor, left):
     """``factor * 2**(...)``, rounded once: the product with the factor is part of the last fused multiply-add.
 
-    (0 of what is not a number, too: ``-inf`` times a scale that is 0 in this type. Rows with NaN do not come here.)
+    (And the first with the scale is exact: see ``maths.coarse``. 0 of what is not a number, too: ``-inf`` times a scale
+    that is 0 in this type. Rows with NaN do not come here.)
     """
     t, scale, r = power_parts(v, p, magic, left)
     scale, r = scale * factor, fma(left, r, r)  # (1 + r) * (1 + left)
-    return where(t > constants(v).zero, fma(scale, r, scale), 0.0)
+    return where(t >= constants(v).some, fma(scale, r, scale), 0.0)
 
 
 @inline

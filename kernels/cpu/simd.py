@@ -32,6 +32,7 @@ FLOATS = NATIVE // 4  # float32 of a vector
 # is one long chain, and the processor cannot look far enough ahead to be busy with the next ones while it waits (a Zen
 # 3, 1,000 classes: .64 nanoseconds an element in place of .68; in LLVM's own order, .75). With AVX-512 it can.
 AT_ONCE = 4 * NATIVE if NATIVE < WIDE else NATIVE
+LOOKS_UP = has_avx512(_HERE)  # whether an instruction looks up in a register what ``looked_up`` says
 
 
 class WidePointer(types.CPointer):
@@ -296,6 +297,23 @@ def polynomial(typingctx: Any, x: Vec, coefficients: types.UniTuple) -> Any:
         return value
 
     return x(x, coefficients), codegen
+
+
+@intrinsic
+def looked_up(typingctx: Any, like: Vec, index: Vec, table: types.UniTuple) -> Any:
+    """Of numbers that fill a register, those with the lowest bits of ``index``: of the type of ``like``."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        numbers = cgutils.unpack_tuple(builder, args[2])
+        numbers = [context.cast(builder, number, table.dtype, like.element) for number in numbers]
+        register: ir.Value = ir.Constant(ir.VectorType(numbers[0].type, len(numbers)), ir.Undefined)
+        for k, number in enumerate(numbers):
+            register = builder.insert_element(register, number, I32(k))
+        kind = {"float": "sf", "double": "df", "i32": "si", "i64": "di"}[str(numbers[0].type)]
+        indices, name = parts_of(builder, args[1], len(numbers)), f"llvm.x86.avx512.permvar.{kind}.512"
+        return joined(builder, [call_llvm(builder, name, register.type, [register, part]) for part in indices])
+
+    return like(like, index, table), codegen
 
 
 @intrinsic

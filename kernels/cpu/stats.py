@@ -16,7 +16,7 @@ from .element import value
 from .gradient import fill, kept_of, no_edge, write_rows
 from .maths import constants, least_with_power, power_parts
 from .pointers import advance, item_bytes, load, store
-from .simd import absolute, apart, extract, fma, iota, lanes, power_of_two, where, zeros
+from .simd import LOOKS_UP, absolute, apart, extract, fma, iota, lanes, power_of_two, where, zeros
 from .sums import (
     BOTH,
     CHUNK,
@@ -37,13 +37,16 @@ def shift_of(top, o):
 
     K is even: then what lies halfway between two exponents is rounded to the same one, whatever K. (Of a row of several
     chunks, part of a power may be of the chunk's K, and the other part of the row's.) If the nearest is not, it is the
-    one below: no power is lost for it.
+    one below: no power is lost for it. (With nodes K is never above the largest. Without, it may be: there, down to
+    ``2**-0.5`` of the least scale there still is a power.)
 
     Huge logits lose the exactness of maths.py: there, the largest is subtracted first, as everybody does.
     """
     c = constants(top)
     huge = absolute(top * o.hi) > c.limit
     k = fma(top, abs(o.hi), c.zero) - c.zero
+    if LOOKS_UP:
+        k = where(fma(top, abs(o.hi), 0.0 - k) < 0.0, k - 1.0, k)
     k = (((k * 0.5 - 0.25) + c.zero) - c.zero) * 2.0
     return where(huge | (k != k), 0.0, k), where(huge & (absolute(top) < np.inf), top * o.sign, 0.0)
 

@@ -120,9 +120,9 @@ def largest_from(x, done, n, top):
 def add(v, inside, o, sign, shift, a, b, others, even):
     """Add the powers of a vector's classes, but those at the top, to the sum ``a + b``, and 1 each to ``others``.
 
-    A power is ``scale + scale * r`` with ``scale`` a power of two. What is added up in ``a`` needs hardly any rounding,
-    and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r`` too, for who
-    keeps them; of ``least``, and whatever ``sign * v`` is below, the power is 0. (``even``: see maths.py.)
+    A power is ``scale + scale * r``, ``scale`` a number of one bit, or 8. What is added up in ``a`` needs hardly any
+    rounding, and in ``b``, where it is some, it is less than a third of that of the whole. Gives ``scale`` and ``r``,
+    too, for who keeps them; of ``least``, and whatever ``sign * v`` is below, the power is 0. (``even``: see maths.py.)
     """
     scale, r = parts_above(v, sign, o.powers, shift.magic, shift.least, even)
     a, b, others = fold_powers(a, b, others, inside, v, shift.mark, scale, r)
