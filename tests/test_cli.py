@@ -378,5 +378,5 @@ def test_ctrl_c_ends_a_running_check_without_traceback(tmp_path: Path, compiled:
         process.stdout.readline()  # it has begun
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err == "\nfastce: interrupted\n"
