@@ -313,6 +313,7 @@ def fill(g, n, number, streamed, edge):
             stream(g, j, v)
     else:
         for j in range(begin, whole, width):
+            prefetch_write(g, j + WRITE_AHEAD)
             store(g, j, v)
     if whole < n:
         _put_last(g, whole, n - whole, v, edge)

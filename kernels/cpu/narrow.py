@@ -40,7 +40,7 @@ from .compile import device, inline
 from .element import spread_weights_of_class, times, value
 from .finish import asks_for_classes, finish, write_about_classes
 from .folds import counted
-from .gradient import fill, kept_power, no_edge
+from .gradient import kept_power
 from .hessian import across_lanes
 from .maths import constants, least_with_power
 from .pointers import (
@@ -408,17 +408,13 @@ def _place_targets(x, n_classes, gradients, column, at_target):
 
 
 @inline
-def _write_odd_rows(call, x, g, offsets, first, n, n_classes, class_step, table, width):
-    """Rows that are ignored, or NaN."""
-    for r in range(n):
-        factor, ignored = np.float64(table[FACTOR * width + r]), target_of(call, first + r)[1]
-        if ignored or factor != factor:
-            number = 0.0 if ignored else np.nan
-            if class_step == item_bytes(g):
-                fill(advance(g, offsets[r]), n_classes, number, False, no_edge(x))
-            else:
-                for j in range(n_classes):
-                    store_one(advance(g, offsets[r] + j * class_step), 0, number)
+def _put_odd_rows(x, n_classes, buffer, ignored, factor):
+    """0 for rows that are ignored, NaN for those without a gradient, in place of what is in the buffer."""
+    odd = ignored | (factor != factor)
+    if count_true(odd) > 0:
+        number = where(ignored, zeros(x), np.nan)
+        for j in range(n_classes):
+            store(buffer, j * lanes(x), where(odd, number, load(buffer, j * lanes(x))))
 
 
 @device
@@ -430,11 +426,8 @@ def _write_hessians(call, numbers, x, first, n, weight, logits, q, scales, parts
     across_lanes(call, numbers, x, n_classes, weight, logits, q, scales, parts, table, buffer)
     if options_of(call, numbers, x).capped:
         _place_targets(x, n_classes, buffer, column, load(table, BEND_AT_TARGET * width))
+    _put_odd_rows(x, n_classes, buffer, ignored, load(table, FACTOR * width))
     _store_group(call, x, h, 3, HESS_STEP, first, n, offsets, buffer)
-    factor = load(table, FACTOR * width)
-    if count_true(ignored | (factor != factor)) > 0:
-        _row_offsets(offsets, call, 3, HESS_STEP, first, n, width)
-        _write_odd_rows(call, x, h, offsets, first, n, n_classes, call[CLASS_STEPS + 3], table, width)
 
 
 @device
@@ -455,7 +448,8 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
             column = where(ignored, column, shortened(zero, target))
         elif n_classes == 1 and call[KIND] == GRADIENTS:
             column = column + 1  # so that its gradient is exactly 0, like that of a target
-        if count_true(ignored & (iota(zero) < n)) < n:
+        some = count_true(ignored & (iota(zero) < n)) < n
+        if some:
             _load_group(call, x, x, 0, X_STEP, first, n, offsets, logits)
             if options_of(call, numbers, x).spread == PROBABILITIES:
                 _load_group(call, x, q0, 2, Q_STEP, first, n, offsets, q)
@@ -475,11 +469,9 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 _write_hessians(
                     call, numbers, x, first, n, weight, logits, q, scales, parts, column, ignored, offsets, table
                 )
-            _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
+            if some:
+                _gradients(call, numbers, x, n_classes, weight, logits, q, scales, parts, column, table)
             if call[KIND] != LOG_SOFTMAX and not options_of(call, numbers, x).even:
                 _place_targets(x, n_classes, logits, column, load(table, AT_TARGET * width))
+            _put_odd_rows(x, n_classes, logits, ignored, load(table, FACTOR * width))
             _store_group(call, x, g, 1, GRADIENT_STEP, first, n, offsets, logits)
-            factor = load(table, FACTOR * width)
-            if count_true(ignored | (factor != factor)) > 0:
-                _row_offsets(offsets, call, 1, GRADIENT_STEP, first, n, width)
-                _write_odd_rows(call, x, g, offsets, first, n, n_classes, call[CLASS_STEPS + 1], table, width)
