@@ -119,15 +119,15 @@ def count(pattern: str, instructions: Iterable[str]) -> int:
 
 
 class Counts(NamedTuple):
-    """Instructions for each 16 elements: all; those that need a unit for vector arithmetic; that read; that write.
+    """Instructions for each 16 elements: all; those of vector arithmetic; that multiply; that read; that write.
 
-    Arithmetic, of vectors of 512 bits, is what is done to vectors and masks but for moves: from memory, to it, and
-    between registers, which a processor only renames. (Intel's have no other units for them than those that multiply.)
-    Of shorter vectors it is what multiplies. What reads memory and computes is counted as both.
+    Arithmetic is what is done to vectors and masks but for moves: from memory, to it, and between registers, which a
+    processor only renames. What reads memory and computes is counted as both.
     """
 
     all: float
     arithmetic: float
+    products: float
     loads: float
     stores: float
 
@@ -213,9 +213,8 @@ def counts_of(code: Sequence[str], wanted: Pass, itemsize: int) -> Counts:
     share = 16 * (wanted.itemsize or itemsize) / sum(written)
     vectors = [i for i in code if re.match(r"[vk]", i)]
     stores = count(PARTS["store"], code) + count(PARTS["stream"], code)
-    whole = max(map(register_bytes, vectors)) == 64
-    arithmetic = len(vectors) - count(_MOVE, vectors) if whole else count(_PRODUCT, vectors)
-    return Counts(*(share * n for n in (len(code), arithmetic, count(_LOAD, code), stores)))
+    arithmetic = len(vectors) - count(_MOVE, vectors)
+    return Counts(*(share * n for n in (len(code), arithmetic, count(_PRODUCT, code), count(_LOAD, code), stores)))
 
 
 def register_bytes(instruction: str) -> int:

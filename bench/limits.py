@@ -1,9 +1,10 @@
 """How far the CPU kernels are from what this machine can do at all, and which limit is the nearest.
 
 Three limits of loss with gradient, timed in turn with the call itself: a copy of as many bytes; the arithmetic of the
-kernels' loops, counted in their machine code, at the best rate at which this machine was seen to do independent fused
-multiply-adds, as if nothing ever waited; and the kernels where all rows lie in the same memory, that of one row, so
-that they wait for their own instructions alone. Of forward, in place of the copy, a sum over the logits. Peers run
+kernels' loops, counted in their machine code, at the best rate at which this machine was seen to do what does not wait
+for each other: independent fused multiply-adds for what multiplies, and, for everything, as many of these as other
+steps; and the kernels where all rows lie in the same memory, that of one row, so that they wait for their own
+instructions alone. Of forward, in place of the copy, a sum over the logits. Peers run
 beside them: they can be beaten by as much as they take longer than these. And what a small call's time is made of.
 
 `python -m fastce.bench.limits --json bench/results/limits.json --readme bench/RESULTS.md` measures, saves, and writes
@@ -30,7 +31,7 @@ from fastce.kernels import cpu
 from fastce.kernels.cpu import kernels, launch
 from fastce.kernels.cpu.pointers import load, pointer, store
 from fastce.kernels.cpu.short import THROUGH
-from fastce.kernels.cpu.simd import FLOATS, NATIVE, fma
+from fastce.kernels.cpu.simd import FLOATS, NATIVE, bits, fma, from_bits
 from fastce.kernels.cpu.table import most_kept
 from fastce.kernels.task import Array, Task
 
@@ -108,17 +109,44 @@ def fused(numbers: Array, n: int) -> None:
     store(p, 32, ((a + b) + (c + d)) + ((e + f) + (g + h)) + ((i + j) + (k + m)))
 
 
-_fused = numba.njit(error_model="numpy")(fused)
+def mixed(numbers: Array, n: int) -> None:
+    """`n` times eight fused multiply-adds of vectors, and eight steps with whole numbers, that wait for nothing.
+
+    (Nearly: each two of the whole numbers' for each other, which takes a step of one cycle.)
+    """
+    p = pointer(numbers)
+    x, y = load(p, 0), load(p, 16)
+    a, b, c, d = load(p, 32), load(p, 48), load(p, 64), load(p, 80)
+    e, f, g, h = load(p, 96), load(p, 112), load(p, 128), load(p, 144)
+    i, j, k, m = bits(load(p, 160)), bits(load(p, 176)), bits(load(p, 192)), bits(load(p, 208))
+    more, mask = bits(x), bits(y)
+    for _ in range(n):
+        a, b, c, d = fma(a, x, y), fma(b, x, y), fma(c, x, y), fma(d, x, y)
+        e, f, g, h = fma(e, x, y), fma(f, x, y), fma(g, x, y), fma(h, x, y)
+        i, j, k, m = (i + more) & mask, (j + more) & mask, (k + more) & mask, (m + more) & mask
+    store(p, 32, ((a + b) + (c + d)) + ((e + f) + (g + h)) + from_bits((i + j) + (k + m)))
 
 
-@numba.njit(parallel=True)
-def fused_on_threads(numbers: Array, n: int) -> None:
-    """The same on as many threads as there are rows of numbers."""
-    for thread in numba.prange(len(numbers)):
-        _fused(numbers[thread], n)
+class Rate(NamedTuple):
+    """One of the two, compiled: by itself and on as many threads as there are rows of numbers; steps of each turn."""
+
+    alone: Any
+    on_threads: Callable[[Array, int], None]
+    steps: int
 
 
-VECTORS = 12  # of each turn of the loop
+def _rate(turns: Callable[[Array, int], None], steps: int) -> Rate:
+    alone = numba.njit(error_model="numpy")(turns)
+
+    @numba.njit(parallel=True)
+    def on_threads(numbers: Array, n: int) -> None:
+        for thread in numba.prange(len(numbers)):
+            alone(numbers[thread], n)
+
+    return Rate(alone, on_threads, steps)
+
+
+RATES = {"fused": _rate(fused, 12), "mixed": _rate(mixed, 16)}
 ROOM = 14 * 16
 TURNS = 1_000_000  # 2 milliseconds: of 40 microseconds, a tenth is the way to the threads and back
 
@@ -162,9 +190,11 @@ def measure(cell: Cell, counts: dict[str, assembly.Counts], wrong: dict[str, str
     values = {"threads": float(n_threads)}
     if all(name in counts for name in passes):
         numbers = np.ones((n_threads, ROOM), np.float32) / np.arange(1, ROOM + 1, dtype=np.float32)
-        calls["fused"] = on_threads(partial(fused_on_threads, numbers, TURNS), n_threads)
-        calls["fused"]()  # (compiled, there is machine code to look at)
-        values["fused"] = float(n_threads * TURNS * VECTORS * NATIVE // assembly.register_bytes(fused_loop()[0]))
+        for name, rate in RATES.items():
+            calls[name] = on_threads(partial(rate.on_threads, numbers, TURNS), n_threads)
+            calls[name]()  # (compiled, there is machine code to look at)
+            values[name] = float(n_threads * TURNS * rate.steps * NATIVE // assembly.register_bytes(steps_of(rate)[0]))
+        values["products"] = sum(counts[name].products for name in passes) / 16 * elements
         values["arithmetic"] = sum(counts[name].arithmetic for name in passes) / 16 * elements
     if len(passes) > 1:  # (a gradient beside sums goes past the caches, whichever memory it is)
         alone = one_row(case)
@@ -173,11 +203,11 @@ def measure(cell: Cell, counts: dict[str, assembly.Counts], wrong: dict[str, str
     return record("limits", case, run_race(calls), values={"limits": values})
 
 
-def fused_loop() -> list[str]:
-    """The fused multiply-adds of the loop that is timed, in the machine code."""
-    (code,) = _fused.inspect_asm().values()
+def steps_of(rate: Rate) -> list[str]:
+    """The instructions of the loop that is timed, as far as they compute: in the machine code."""
+    (code,) = rate.alone.inspect_asm().values()
     loops = [loop.code for found in assembly.hot_loops(code).values() for loop in found]
-    return [i for loop in loops for i in loop if assembly.count(assembly.SYNTAX["x86-64"]["fused"], [i])]
+    return [i for loop in loops for i in loop if i.startswith("v")]
 
 
 @numba.njit(error_model="numpy", nogil=True)

@@ -16,6 +16,8 @@ def markers(section: str) -> tuple[str, str]:
 
 
 PEERS = ("numpy", "sklearn", "torch", "jax")
+Rates = dict[str, float]  # steps a second of a thread
+STEPS_TIMED = ("fused", "mixed")
 LONG = 1e-3  # seconds of a call, beside which the way to the threads is nothing
 LIMITED_BY = ("by arithmetic", "by instructions", "fastce")
 STEPS = {  # of a small call: what has been timed, and what that has beside the step before
@@ -41,26 +43,33 @@ class Limits(NamedTuple):
         return [s if s < self.fastce else 0.0 for s in (self.arithmetic, self.alone)]
 
 
-def limits_of(r: Record, rate: float) -> Limits:
-    """What was found of a cell. `rate`: fused multiply-adds a second, of a thread (`best_rate`)."""
+def limits_of(r: Record, rates: Rates) -> Limits:
+    """What was found of a cell."""
     values, memory = r["values"]["limits"], "copy" if "copy" in r["times"] else "read"
+    # (before there was a mixture, what is now called arithmetic counted what multiplies, or has the same units)
+    needs = [("products", rates["fused"]), ("arithmetic", rates["mixed"] or rates["fused"])]
+    arithmetic = max((values[what] / rate for what, rate in needs if what in values), default=0.0)
     return Limits(
         threads=int(values["threads"]),
         fastce=median(r, "fastce"),
         memory=median(r, memory),
         least_memory=least(r, memory),
-        arithmetic=values["arithmetic"] / (rate * values["threads"]) if "arithmetic" in values else 0.0,
+        arithmetic=arithmetic / values["threads"],
         alone=least(r, "one row") / values["one row"] if "one row" in values else 0.0,
     )
 
 
-def best_rate(records: list[Record]) -> float:
-    """Fused multiply-adds a second that a thread did at best, in any cell.
+def best_rates(records: list[Record]) -> Rates:
+    """Steps a second that a thread did at best, in any cell: of fused multiply-adds, and of a mixture; 0 if none.
 
     (Not each in its own: where others share the processor, a slow moment would make a limit of what is none.)
     """
-    timed = [(r, r["values"]["limits"]) for r in records if "fused" in r["times"]]
-    return max((values["fused"] / values["threads"] / least(r, "fused") for r, values in timed), default=0.0)
+    found = dict.fromkeys(STEPS_TIMED, 0.0)
+    for r in records:
+        for name in found.keys() & r["times"].keys():
+            values = r["values"]["limits"]
+            found[name] = max(found[name], values[name] / values["threads"] / least(r, name))
+    return found
 
 
 def median(r: Record, name: str) -> float:
@@ -75,10 +84,11 @@ def least(r: Record, name: str) -> float:
 
 def instructions_table(r: Record) -> Table:
     """Tabulate the instructions of each pass for 16 elements."""
-    rows = [["for each 16 elements", "instructions", "arithmetic", "reading", "writing"]]
-    for name, counts in r["values"].items():
-        rows.append([name, *(f"{counts[key]:.1f}" for key in ("all", "arithmetic", "loads", "stores"))])
-    return rows
+    titles = {"all": "instructions", "arithmetic": "arithmetic", "products": "multiplying", "loads": "reading"}
+    titles["stores"] = "writing"
+    shown = [key for key in titles if all(key in counts for counts in r["values"].values())]
+    rows = [["for each 16 elements", *(titles[key] for key in shown)]]
+    return rows + [[name, *(f"{counts[key]:.1f}" for key in shown)] for name, counts in r["values"].items()]
 
 
 def cells_table(records: list[Record]) -> Table:
@@ -96,9 +106,9 @@ def cells_table(records: list[Record]) -> Table:
             "fastce",
         ]
     ]
-    rate = best_rate(records)
+    rates = best_rates(records)
     for r in records:
-        found = limits_of(r, rate)
+        found = limits_of(r, rates)
         rows.append(
             [
                 cell(r),
@@ -124,9 +134,9 @@ def peers_table(records: list[Record]) -> Table:
     """Tabulate how many times as fast as its peers fastce is, and could be: by the limits above, and by memory's."""
     rows = [["rows x classes"]]
     rows[0] += [f"{of}{by}" for of in ("over NumPy: ", "over the best peer: ") for by in LIMITED_BY]
-    rate = best_rate(records)
+    rates = best_rates(records)
     for r in records:
-        found, row = limits_of(r, rate), [cell(r)]
+        found, row = limits_of(r, rates), [cell(r)]
         best = min((name for name in PEERS if name in r["times"]), key=lambda name: median(r, name))
         for name, said in (("numpy", ""), (best, f" {PROVIDERS[best].title}")):
             theirs = median(r, name)
@@ -165,18 +175,21 @@ def tables(results: Results) -> dict[str, Table]:
 
 def sentences(results: Results) -> list[str]:
     """Say how to read the tables, and what follows for those who compete."""
+    cells = select(results, "limits")
+    what, rate = "(of less than 512 bits, those that multiply)", "fused multiply-adds that never wait"
+    if best_rates(cells)["mixed"]:
+        what = "(or those that multiply, if these take longer)"
+        rate = "a mixture of fused multiply-adds and other steps (or those alone) that never wait"
     lines = [
-        "By arithmetic: the vector instructions that compute (of less than 512 bits, those that multiply), counted in "
-        "the machine code of the kernels' loops (without loads, stores, jumps and the ends of rows), each as fast as "
-        "this machine does fused multiply-adds that never wait, at its best in this run. By instructions: the kernels "
-        "on rows that all lie in the memory of one, in the nearest cache, timed on one thread, at best, and shared by "
-        "all. Copy, or of forward a sum of the logits as integers: as many bytes, and nothing computed. All of a line "
-        "are timed in turn.",
+        f"By arithmetic: the vector instructions that compute {what}, counted in the machine code of the kernels' "
+        f"loops (without loads, stores, jumps and the ends of rows), each as fast as this machine does {rate}, at its "
+        "best in this run. By instructions: the kernels on rows that all lie in the memory of one, in the nearest "
+        "cache, timed on one thread, at best, and shared by all. Copy, or of forward a sum of the logits as integers: "
+        "as many bytes, and nothing computed. All of a line are timed in turn.",
         "By instructions is the limit of these kernels, not of the machine. Where others share the processor, even the "
         "best times seen may not be its best: what is here called the most is then too little, from run to run by a "
         "fifth and more, and where fastce beat a limit, none is given.",
     ]
-    cells = select(results, "limits")
     shortest = min((least(r, "fused") for r in cells if "fused" in r["times"]), default=LONG)
     if shortest < LONG:
         lines.append(

@@ -50,16 +50,37 @@ def test_gradients_of_16_bits_go_through_the_caches_where_powers_are_kept(monkey
     assert [len(limits.passes_of(case)) for case in cases] == [3, 1]
 
 
-@pytest.mark.skipif(syntax_here() != "x86-64", reason="reads the machine code of x86-64")
-def test_multiply_adds_are_timed_that_do_not_wait():
+def steps_with_ones(turns):
+    """The number that is left of ones in each step of ``limits.mixed`` with whole numbers, as it lies in memory."""
+    one = number = np.ones(1, np.float32).view(np.int32)
+    for _ in range(turns):
+        number = (number + one) & one
+    return number
+
+
+@pytest.mark.parametrize("name", limits.RATES)
+def test_what_is_timed_does_all_of_its_steps(name):
     numbers = np.ones((2, limits.ROOM), np.float32)
-    limits.fused_on_threads(numbers, 3)
-    assert (numbers[:, 32 : 32 + FLOATS] == limits.VECTORS * (1 + 3)).all()  # 1 * 1 + 1, and so on
-    code = limits.fused_loop()
-    per_turn = limits.VECTORS * NATIVE // assembly.register_bytes(code[0])
+    limits.RATES[name].on_threads(numbers, 3)
+    wanted = {
+        "fused": 12 * 4.0,
+        "mixed": 8 * 4.0 + (4 * steps_with_ones(3)).view(np.float32)[0],
+    }  # 1 * 1 + 1, and so on
+    assert (numbers[:, 32 : 32 + FLOATS] == wanted[name]).all()
+
+
+@pytest.mark.skipif(syntax_here() != "x86-64", reason="reads the machine code of x86-64")
+@pytest.mark.parametrize("name", limits.RATES)
+def test_what_is_timed_does_not_wait(name):
+    rate = limits.RATES[name]
+    rate.on_threads(np.ones((1, limits.ROOM), np.float32), 1)
+    code = limits.steps_of(rate)
+    per_turn = rate.steps * NATIVE // assembly.register_bytes(code[0])
     assert len(code) % per_turn == 0
     targets = [re.findall(r"%[yz]mm\d+", i)[-1] for i in code[:per_turn]]
-    assert len(set(targets)) == per_turn  # each has a register of its own
+    assert len(set(targets)) == {"fused": per_turn, "mixed": per_turn * 3 // 4}[name]  # each has a register of its own
+    fused = assembly.count(assembly.SYNTAX["x86-64"]["fused"], code)
+    assert fused == {"fused": len(code), "mixed": len(code) // 2}[name]
     assert not [i for i in code if "(" in i]
 
 
@@ -90,7 +111,7 @@ def test_rows_in_one_place_are_computed_as_ever(function, dtype, shape):
 
 
 def test_a_run_is_saved_and_shown_again(tmp_path, monkeypatch, capsys):
-    counts = {name: Counts(20, 10, 2, 1) for name in assembly.PASSES}
+    counts = {name: Counts(20, 10, 6, 2, 1) for name in assembly.PASSES}
     monkeypatch.setattr(assembly, "instructions", lambda dtype: counts)
     cells = [Cell(Case("gradient", "float32", 64, 1000), 1), Cell(Case("forward", "bfloat16", 64, 1000))]
     monkeypatch.setattr(limits, "CELLS", cells)
@@ -127,6 +148,11 @@ def test_the_limits_of_a_cell():
     assert row == ["10 x 1,000", "2", "4 us", "5 us", "5 us", "8 us", "at most 0.80", "at most 0.80", "0.50"]
     (row,) = limits_tables.cells_table([record(times | {"one row": 4e-4}, values)])[1:]  # not as fast as fastce
     assert (row[4], row[6:]) == ("10 us", ["at most 0.80", "", "0.50"])
+    mixed = {"products": 3000.0, "mixed": 3e6}  # arithmetic at three times that rate: 1.7 us, and products 3 us
+    (row,) = limits_tables.cells_table([record(times | {"mixed": 2e-3}, values | mixed)])[1:]
+    assert row[3] == "3 us"
+    (row,) = limits_tables.cells_table([record(times | {"mixed": 2e-3}, values | mixed | {"products": 1000.0})])[1:]
+    assert row[3] == "1.67 us"
     values["arithmetic"] = 100.0  # less than the copy takes
     assert limits_tables.cells_table([record(times, values)])[1][6] == "at most 1.00"
     del times["copy"], times["fused"], times["one row"]
@@ -167,7 +193,7 @@ def test_how_many_times_as_fast_as_its_peers_it_could_be():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("section", ["limits", "limits-emeraldrapids", "limits-avx2"])
+@pytest.mark.parametrize("section", ["limits", "limits-emeraldrapids", "limits-zen4", "limits-avx2"])
 def test_the_tables_are_those_of_the_saved_results(tmp_path, capsys, section):
     text, copy = TABLES.read_text(encoding="utf-8"), tmp_path / "RESULTS.md"
     start, end = limits_tables.markers(section)
