@@ -23,9 +23,9 @@ from .simd import NATIVE, WIDE, fma, rounded, zeros
     N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, HESS, HESS_STEP, OFFSETS,
     TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
     LOSS, LSE, TARGET_PROB, ENTROPY, ARGMAX, RANK, CORRECT,
-    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS, HI_LO, CLASS_STEPS, _, _, _,
+    KIND, SPREAD, STREAM, FETCH, PARTS, PLANS, ROOM, HI_LO, CLASS_STEPS, _, _, _,
     INTEGERS,
-) = range(36)  # fmt: skip
+) = range(37)  # fmt: skip
 
 # Numbers. HI_LO points to the first two, in the arithmetic type, one behind the other: what all loops start from (for a
 # group of rows of two classes, a conversion or a constant that takes a turn between registers is felt).

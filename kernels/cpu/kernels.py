@@ -16,6 +16,7 @@ from numba import prange, types
 
 from ..task import divided_by
 from .call import (
+    CLASS_STEPS,
     GRADIENT,
     GRADIENTS,
     INTEGERS,
@@ -23,6 +24,7 @@ from .call import (
     NUMBERS,
     PARTS,
     PLANS,
+    ROOM,
     WEIGHT,
     Q,
     X,
@@ -32,7 +34,7 @@ from .call import (
 from .compile import inline, parallel, serial, work
 from .narrow import MOST_WIDE, run_groups
 from .pointers import allocate, arithmetic_at, call_work, fence, free, pointer_at, wide
-from .row import room_of, run_rows
+from .row import room_for, room_of, run_rows
 from .sums import CHUNK
 from .targets import scan, sum_rows
 from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
@@ -78,6 +80,7 @@ def share(function, call, numbers, step, block):
     n_items = call[N_ROWS]
     if step == LOOK:
         n_items *= chunks_of_row(call)
+        call[ROOM] = allocate(call[N_ROWS] * room_for(call, call[CLASS_STEPS]))
     n_blocks = (n_items + block - 1) // block
     for b in prange(n_blocks):
         call_work(function, call, numbers, step, b * block, min(n_items, (b + 1) * block))
@@ -86,6 +89,7 @@ def share(function, call, numbers, step, block):
         if call[GRADIENT] != 0:
             for b in prange(n_blocks):
                 call_work(function, call, numbers, WRITE, b * block, min(n_items, (b + 1) * block))
+        free(call[ROOM])
 
 
 @inline
@@ -94,7 +98,7 @@ def blocks_of(n_rows, n_classes, step):
     n_parts = n_rows * ((n_classes + CHUNK - 1) // CHUNK) * PART if step == LOOK else 0
     n_plans = n_rows * PLAN if step == LOOK else 0
     call, numbers = np.empty(INTEGERS, np.int64), np.empty(NUMBERS + n_parts + n_plans)
-    call[PARTS], call[PLANS] = NUMBERS, NUMBERS + n_parts
+    call[PARTS], call[PLANS], call[ROOM] = NUMBERS, NUMBERS + n_parts, 0
     return call, numbers
 
 

@@ -97,15 +97,20 @@ def enter(call, numbers, x0, q0, weight, first, start, stop, table):
 
 
 @inline
-def room_of(call, x):
+def room_for(call, itemsize):
     """Bytes of room for what waits of a row for its gradient, where it cannot wait in that (``sums.waiting``).
 
-    That is of rows whose powers are not kept, if gradients go past the caches, have 16 bits, or are in place of logits.
+    That is if gradients go past the caches, have 16 bits, or are in place of logits.
     """
-    n_bytes = call[N_CLASSES] * item_bytes(arithmetic_at(0, x))
-    writes, keeps = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX, call[N_CLASSES] <= most_kept_of(x) * lanes(x)
-    elsewhere = is_streamed(call) or call[X] == call[GRADIENT] or item_bytes(x) == 2
-    return n_bytes + SPARE if writes and not keeps and elsewhere and n_bytes <= MOST_WAITING else 0
+    n_bytes, writes = call[N_CLASSES] * max(itemsize, 4), call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX
+    elsewhere = is_streamed(call) or call[X] == call[GRADIENT] or itemsize == 2
+    return n_bytes + SPARE if writes and elsewhere and n_bytes <= MOST_WAITING else 0
+
+
+@inline
+def room_of(call, x):
+    """The same, of rows of which no powers are kept."""
+    return 0 if call[N_CLASSES] <= most_kept_of(x) * lanes(x) else room_for(call, item_bytes(x))
 
 
 @inline

@@ -149,8 +149,9 @@ def waiting(call, x, g, c, o, base, group):
     That is of rows of which no powers are kept: ``v`` below a softcap, else ``r`` of the powers. It waits in the
     gradient, through the caches (loss and gradient, in place of all again: 4,096 to 50,257 classes .78 to .82 of the
     time on a Zen 3, .78 to .79 on a Zen 4, that of 1 x 262,144 on two threads .87 and .83; with a softcap, tanh is
-    computed once and not twice). Where it cannot, in room of its own (``row.room_of``; a Zen 4: past the caches, 3,000
-    to 262,144 classes on two threads .65 to .77; bfloat16 .71 to .75; in place, one thread, .76, with a softcap .76).
+    computed once and not twice). Where it cannot, in room of its own (``row.room_for``; a Zen 4: past the caches, 3,000
+    to 262,144 classes on two threads .65 to .77; bfloat16 .71 to .75; in place, one thread, .76, with a softcap .76; 1
+    and 2 x 262,144, shared by two threads, in place .90 and .85, with a softcap .77, bfloat16 .83).
     Where both could be, the gradient is better: 32,000 classes 1.1 of the time in the room.
     """
     worth_it = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and (o.capped or (o.even and base == 0.0))

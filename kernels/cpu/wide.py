@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from .addresses import at_a_distance
 from .call import (
     GRADIENT,
+    GRADIENT_STEP,
     HESS,
     N_CLASSES,
     PARTS,
     PLANS,
+    ROOM,
+    X_STEP,
     options_of,
+    row_start,
     target_of,
 )
 from .compile import inline
 from .finish import finish
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
-from .pointers import arithmetic_at, lane_buffer
-from .row import enter
+from .pointers import advance, arithmetic_at, item_bytes, lane_buffer
+from .row import enter, room_for
 from .simd import lanes, zeros
 from .stats import chunk_at, merged
 from .sums import CHUNK
@@ -48,10 +53,14 @@ def _chunk(call, item):
 
 
 @inline
-def _alone(x, i, table, n):
+def _alone(call, x, g, i, table, n):
     """The group of row ``i`` alone; or, if ``n`` is 0, of none."""
-    kept, one, zero = arithmetic_at(0, x), np.int64(1), np.int64(0)
-    return Group(i, n, one, zero, i + 1, table, table, kept, zero, False, no_rows(x))
+    one, zero, waits = np.int64(1), np.int64(0), call[ROOM] != 0 and n > 0
+    kept = arithmetic_at(call[ROOM], x)
+    if waits:
+        kept = advance(kept, i * room_for(call, item_bytes(x)))
+        kept = at_a_distance(kept, row_start(call, x, 0, X_STEP, i), row_start(call, g, 1, GRADIENT_STEP, i))
+    return Group(i, n, one, zero, i + 1, table, table, kept, zero, waits, no_rows(x))
 
 
 @inline
@@ -61,7 +70,7 @@ def look(call, numbers, x, g, q, weight, begin, end):
     for item in range(begin, end):
         i, first, _ = _chunk(call, item)
         if not target_of(call, i)[1]:
-            row, nothing = _alone(x, i, table, np.int64(1)), _alone(x, i, table, np.int64(0))
+            row, nothing = _alone(call, x, g, i, table, np.int64(1)), _alone(call, x, g, i, table, np.int64(0))
             found = chunk_at(call, numbers, x, g, q, weight, first, row, np.int64(0), nothing)
             for f in range(PART):
                 numbers[call[PARTS] + item * PART + f] = found[f]
@@ -111,7 +120,7 @@ def write(call, numbers, x, g, q, weight, begin, end):
         at = call[PLANS] + i * PLAN
         a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
         put_plan(x, table, 0, Plan(a, b, c, d, numbers[at + 4], numbers[at + 5], numbers[at + 6]))
-        row, last_lane = _alone(x, i, table, np.int64(1)), np.int64(1)
+        row, last_lane = _alone(call, x, g, i, table, np.int64(1)), np.int64(1)
         if call[HESS] != 0:
             at += CURVE
             a, b, c, d = numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]
