@@ -16,7 +16,6 @@ from numba import prange, types
 
 from ..task import divided_by
 from .call import (
-    CLASS_STEPS,
     GRADIENT,
     GRADIENTS,
     INTEGERS,
@@ -34,10 +33,10 @@ from .call import (
 from .compile import inline, parallel, serial, work
 from .narrow import MOST_WIDE, run_groups
 from .pointers import allocate, arithmetic_at, call_work, fence, free, pointer_at, wide
-from .row import room_for, room_of, run_rows
+from .row import room_of, run_rows
 from .sums import CHUNK
 from .targets import scan, sum_rows
-from .wide import PART, PLAN, chunks_of_row, finish_rows, look, write
+from .wide import PART, PLAN, chunks_of_row, finish_rows, look, shared_room, write
 
 _divided_by = inline(divided_by)
 
@@ -80,7 +79,7 @@ def share(function, call, numbers, step, block):
     n_items = call[N_ROWS]
     if step == LOOK:
         n_items *= chunks_of_row(call)
-        call[ROOM] = allocate(call[N_ROWS] * room_for(call, call[CLASS_STEPS]))
+        call[ROOM] = allocate(shared_room(call))
     n_blocks = (n_items + block - 1) // block
     for b in prange(n_blocks):
         call_work(function, call, numbers, step, b * block, min(n_items, (b + 1) * block))

@@ -10,10 +10,12 @@ import numpy as np
 
 from .addresses import at_a_distance
 from .call import (
+    CLASS_STEPS,
     GRADIENT,
     GRADIENT_STEP,
     HESS,
     N_CLASSES,
+    N_ROWS,
     PARTS,
     PLANS,
     ROOM,
@@ -27,7 +29,7 @@ from .finish import finish
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
 from .pointers import advance, arithmetic_at, item_bytes, lane_buffer
-from .row import enter, room_for
+from .row import MOST_WAITING, enter, room_for
 from .simd import lanes, zeros
 from .stats import chunk_at, merged
 from .sums import CHUNK
@@ -36,11 +38,19 @@ from .table import FIELDS, Curve, Group, Plan, Stats, cleared, curve_of, plan_of
 PART = len(Stats._fields)  # numbers that are kept of each chunk
 CURVE = len(Plan._fields)  # where in those of a row a ``Curve`` comes after the ``Plan``
 PLAN = CURVE + len(Curve._fields)
+MOST_ROOM = 8 * MOST_WAITING  # bytes: with many threads, there may be many rows
 
 
 @inline
 def chunks_of_row(call):
     return (call[N_CLASSES] + CHUNK - 1) // CHUNK
+
+
+@inline
+def shared_room(call):
+    """Bytes of room for what waits of all rows for their gradients: see ``row.room_for``; 0 if it were too many."""
+    n_bytes = call[N_ROWS] * room_for(call, call[CLASS_STEPS])
+    return n_bytes if n_bytes <= MOST_ROOM else 0
 
 
 @inline
