@@ -4,8 +4,8 @@ Three limits of loss with gradient, timed in turn with the call itself: a copy o
 kernels' loops, counted in their machine code, at the best rate at which this machine was seen to do what does not wait
 for each other: independent fused multiply-adds for what multiplies, and, for everything, as many of these as other
 steps; and the kernels where all rows lie in the same memory, that of one row, so that they wait for their own
-instructions alone. Of forward, in place of the copy, a sum over the logits. Peers run
-beside them: they can be beaten by as much as they take longer than these. And what a small call's time is made of.
+instructions alone. Of forward, in place of the copy, a sum over the logits. Peers run beside them: they can be beaten
+by as much as they take longer than these. And what a small call's time is made of.
 
 `python -m fastce.bench.limits --json bench/results/limits.json --readme bench/RESULTS.md` measures, saves, and writes
 the tables into that file. Compiling the kernels anew, to read their assembly, takes most of the time.

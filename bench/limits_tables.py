@@ -18,6 +18,13 @@ def markers(section: str) -> tuple[str, str]:
 PEERS = ("numpy", "sklearn", "torch", "jax")
 Rates = dict[str, float]  # steps a second of a thread
 STEPS_TIMED = ("fused", "mixed")
+COUNTED = {  # of a pass, and what it is called; what multiplies is not in the oldest results
+    "all": "instructions",
+    "arithmetic": "arithmetic",
+    "products": "multiplying",
+    "loads": "reading",
+    "stores": "writing",
+}
 LONG = 1e-3  # seconds of a call, beside which the way to the threads is nothing
 LIMITED_BY = ("by arithmetic", "by instructions", "fastce")
 STEPS = {  # of a small call: what has been timed, and what that has beside the step before
@@ -84,10 +91,8 @@ def least(r: Record, name: str) -> float:
 
 def instructions_table(r: Record) -> Table:
     """Tabulate the instructions of each pass for 16 elements."""
-    titles = {"all": "instructions", "arithmetic": "arithmetic", "products": "multiplying", "loads": "reading"}
-    titles["stores"] = "writing"
-    shown = [key for key in titles if all(key in counts for counts in r["values"].values())]
-    rows = [["for each 16 elements", *(titles[key] for key in shown)]]
+    shown = [key for key in COUNTED if all(key in counts for counts in r["values"].values())]
+    rows = [["for each 16 elements", *(COUNTED[key] for key in shown)]]
     return rows + [[name, *(f"{counts[key]:.1f}" for key in shown)] for name, counts in r["values"].items()]
 
 

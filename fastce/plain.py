@@ -17,7 +17,7 @@ from . import dispatch, memory
 from .kernels.task import Array
 from .reduction import Scalar, to_float32
 
-_ndarray, _may_share_memory = np.ndarray, np.may_share_memory  # (here, they are found in a fifth of the time)
+_ndarray, _may_share_memory = np.ndarray, np.may_share_memory  # (to find an attribute of a module takes 19 ns)
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _INT64 = np.dtype(np.int64)
 _INTEGERS = frozenset((np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32))  # that int64 can hold

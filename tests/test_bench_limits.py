@@ -62,10 +62,8 @@ def steps_with_ones(turns):
 def test_what_is_timed_does_all_of_its_steps(name):
     numbers = np.ones((2, limits.ROOM), np.float32)
     limits.RATES[name].on_threads(numbers, 3)
-    wanted = {
-        "fused": 12 * 4.0,
-        "mixed": 8 * 4.0 + (4 * steps_with_ones(3)).view(np.float32)[0],
-    }  # 1 * 1 + 1, and so on
+    fused = 1.0 + 3.0  # 1 * 1 + 1, and so on
+    wanted = {"fused": 12 * fused, "mixed": 8 * fused + (4 * steps_with_ones(3)).view(np.float32)[0]}
     assert (numbers[:, 32 : 32 + FLOATS] == wanted[name]).all()
 
 
