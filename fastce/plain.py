@@ -1,4 +1,4 @@
-"""The short way of plain calls: a mean over class targets, of C-contiguous arrays of the types that kernels take.
+"""The short way of plain calls: a mean over targets, of C-contiguous arrays of the types that kernels take.
 
 Of a small call, Python takes longer than the kernel; of a large one, which leaves nothing in the caches of what Python
 needs, a tenth of the time.
@@ -43,15 +43,18 @@ def mean_loss(
         return None
     if not logits.flags.carray:
         return None
-    if targets.ndim != 1 or len(targets) != shape[0]:
+    given, soft = targets, targets.ndim == 2
+    if soft:
+        if not _fits(targets, _FLOAT64 if dtype is _FLOAT64 else _FLOAT32, shape):
+            return None
+    elif targets.ndim != 1 or len(targets) != shape[0]:
         return None
-    classes = targets
-    if targets.dtype is not _INT64 or not targets.flags.carray:
+    elif targets.dtype is not _INT64 or not targets.flags.carray:
         if targets.dtype.type not in _INTEGERS:
             return None
-        classes = targets.astype(_INT64)
+        given = targets.astype(_INT64)
     ignore_index, mean = _IGNORE_INDEX, None
-    if options:
+    if options or soft:
         ignore_index, mean = options.get("ignore_index", _IGNORE_INDEX), _mean_of(options, logits)
         if mean is None or type(ignore_index) is not int or not -_2_63 <= ignore_index < _2_63:
             return None
@@ -64,7 +67,7 @@ def mean_loss(
         grad = grad_out
     elif with_grad:
         grad = np.empty_like(logits) if logits.nbytes < memory.LARGE else memory.empty(shape, dtype)
-    bad, loss = (_cpu or _import_cpu()).plain(logits, classes, grad, ignore_index, mean)
+    bad, loss = (_cpu or _import_cpu()).plain(logits, given, grad, ignore_index, mean)
     if bad >= 0:
         return None
     return scalar(loss), grad
@@ -131,8 +134,8 @@ def _fits(out: Any, dtype: Any, shape: Any) -> bool:
 
 
 def _are_apart(a: Array, b: Array) -> bool:
-    """Whether two arrays cannot overlap, as those that own their memory."""
-    return (a.base is None and b.base is None) or not _may_share_memory(a, b)
+    """Whether two arrays cannot overlap, as two that own their memory."""
+    return a is not b and ((a.base is None and b.base is None) or not _may_share_memory(a, b))
 
 
 def _are_apart_from_weights(a: Array, mean: Any) -> bool:

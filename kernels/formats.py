@@ -17,7 +17,7 @@ class Format(NamedTuple):
 
     The polynomials interpolate at Chebyshev nodes (in brackets, the relative error in float32 and float64): ``exp2`` is
     ``(2**f - 1) / f`` on [-1/2, 1/2] (9e-9, 2e-17), ``log`` is ``(log((1 + s) / (1 - s)) / s - 2) / s**2`` over
-    ``s**2`` (3e-9, 5e-18).
+    ``s**2`` (3e-9, 5e-18), ``tanh`` is ``(tanh(v) / v - 1) / v**2`` over ``v**2`` (2e-8).
     """
 
     mantissa: int  # bits behind the point
@@ -29,12 +29,14 @@ class Format(NamedTuple):
     limit: float  # |K| up to which one fused multiply-add leaves f exact
     tiny: float  # a sum of powers divided by more than this does not overflow
     saturated: float  # tanh(v) == 1 from here on
+    near: float  # |v| up to which tanh is a polynomial; 0: nowhere (that of float64 would take longer than a power)
     unit: float  # relative rounding of a number, and a little more
     root: int  # the bits of sqrt(1/2)
     log2e_rest: float  # log2(e) less its nearest number of this type
     ln2: float  # the first coefficient of exp2
     exp2: tuple[float, ...]  # the others
     log: tuple[float, ...]
+    tanh: tuple[float, ...]
     expm1: tuple[float, ...]  # ln2 and exp2 for a difference from 1, of which the relative error counts
     nodes: tuple[int, ...]  # what the bits of ``one + n + j / len(nodes)`` lack, shifted, to those of 2**n times a node
     less: tuple[float, ...]  # j / len(nodes) less the logarithm of that node, to base 2
@@ -50,6 +52,7 @@ FLOAT32 = Format(
     limit=2.0**16,
     tiny=2.0**-100,
     saturated=10.0,
+    near=1.0,
     unit=2.0**-22,
     root=int(np.float32(0.5**0.5).view(np.int32)),
     log2e_rest=LOG2E - float(np.float32(LOG2E)),
@@ -62,6 +65,15 @@ FLOAT32 = Format(
         0.00015453163359779865,
     ),
     log=(0.6666668653488159, 0.3998878002166748, 0.29579949378967285),
+    tanh=(
+        -0.3333333134651184,
+        0.1333312839269638,
+        -0.053934790194034576,
+        0.02166011556982994,
+        -0.008218921720981598,
+        0.0025104593951255083,
+        -0.00042069549090228975,
+    ),
     expm1=(),
     nodes=(),
     less=(),
@@ -76,6 +88,7 @@ FLOAT64 = Format(
     limit=2.0**40,
     tiny=2.0**-900,
     saturated=20.0,
+    near=0.0,
     unit=2.0**-50,
     root=int(np.float64(0.5**0.5).view(np.int64)),
     log2e_rest=LOG2E_REST,
@@ -101,6 +114,7 @@ FLOAT64 = Format(
         0.15331721600556042,
         0.14616449685043406,
     ),
+    tanh=(0.0,),
     expm1=(),
     nodes=(),
     less=(),

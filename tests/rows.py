@@ -3,20 +3,24 @@
 import numpy as np
 import pytest
 
-from fastce.kernels.cpu.narrow import MAX_CLASSES as NARROW
-from fastce.kernels.cpu.narrow import MAX_CLASSES_EVEN as NARROW_EVEN
+from fastce.kernels.cpu.call import EVEN, GENERAL, SOFT
+from fastce.kernels.cpu.launch import MOST_LANES
 from fastce.kernels.cpu.short import FEW
 from fastce.kernels.cpu.simd import FLOATS
 from fastce.kernels.cpu.sums import CHUNK
 from fastce.kernels.cpu.table import KEPT
+
+NARROW = MOST_LANES[GENERAL]
 
 # Rows and classes: rows across the lanes; one row after the other, one chunk and several; chunks of few rows shared.
 REGIMES = {
     "two classes": (1000, 2),
     "three classes": (1000, 3),
     "narrow": (517, 10),
-    "widest narrow": (333, NARROW_EVEN),
-    "narrowest row": (200, NARROW_EVEN + 1),
+    "widest narrow with probabilities": (99, MOST_LANES[SOFT]),
+    "narrowest row with probabilities": (99, MOST_LANES[SOFT] + 1),
+    "widest narrow": (333, MOST_LANES[EVEN]),
+    "narrowest row": (200, MOST_LANES[EVEN] + 1),
     "widest narrow with options": (99, NARROW),
     "narrowest row with options": (99, NARROW + 1),
     "few vectors": (99, FLOATS * FEW + 1),

@@ -271,7 +271,7 @@ def test_tanh_is_within_4_ulp(dtype, rng):
         [
             np.linspace(-25, 25, 500_001),
             rng.uniform(-2, 2, 500_000) * 2.0 ** rng.integers(-60, 2, 500_000),
-            0.625 + np.linspace(-1, 1, 1001) * 2.0**-15,  # where one formula takes over from the other
+            1.0 + np.linspace(-1, 1, 1001) * 2.0**-15,  # where one formula takes over from the other
         ]
     ).astype(dtype)
     x = x[x != 0]

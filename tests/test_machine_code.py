@@ -109,8 +109,11 @@ def assert_vectors(loops, function, syntax, what="fused", at_least=1):
 HOT = [
     ("look", "largest", 2),
     ("even_sums", "fused", 1),
+    ("soft_sums", "fused", 1),
     ("look_short", "fused", 2),
+    ("look_soft", "fused", 2),
     ("write_short", "fused", 1),
+    ("write_soft", "fused", 1),
     ("general_sums", "fused", 2),
     ("write_rows", "fused", 7 if STREAMS else 4),
     *([("look_streamed", "fused", 4), ("sums_beside", "fused", 4)] if STREAMS else []),

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 from .addresses import in_order, lead_of
 from .call import (
+    EVEN,
     FETCH,
     GRADIENT_STEP,
     KIND,
     LOG_SOFTMAX,
     N_CLASSES,
     NONE,
+    SMOOTHED,
     X_STEP,
     is_streamed,
     options_of,
@@ -31,8 +33,8 @@ from .call import (
 from .compile import device, inline
 from .gradient import from_waiting, vector, whole_vectors, with_target, write_ends
 from .pointers import advance, item_bytes, stream, until_aligned
-from .simd import apart, lanes, zeros64
-from .sums import BLOCK, BOTH, REST, after_block, even_end, even_vector, largest_from, no_sums, with_later
+from .simd import apart, lanes
+from .sums import BLOCK, BOTH, REST, after_block, even_end, even_vector, largest_from, no_sums, no_totals, with_later
 from .table import BASE, FACTOR, Plan, plan_of
 
 
@@ -88,7 +90,7 @@ def _part_of(call, x0, g0, c, n, group, r):
 def write_part(powers, x, first, end, o, part):
     """The vectors of ``part`` from class ``first`` to ``end``, with nothing beside them."""
     for j in range(first, end, lanes(x)):
-        d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
+        d = vector(powers, part.x, j, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, EVEN)
         stream(part.g, j, with_target(d, part.y - j, part.plan))
 
 
@@ -99,32 +101,32 @@ def _both(powers, keep, blend, spread, x, first, last, shift, args, part, ahead,
     Constants: whence the ``powers`` of ``part`` are, what to ``keep`` of those of the sums, ``blend``, the target is
     among the classes of ``part`` (to ask that of every vector: 5 %), and ``spread``.
     """
-    o, fetch, middle, kept = args
+    o, fetch, middle, kept, q = args
     i, step = (first, lanes(x)) if keep == BOTH else in_order(part.x, part.g, first, last)
     for j in range(first, last, lanes(x)):
-        d = vector(powers, part.x, i, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, True)
+        d = vector(powers, part.x, i, lanes(x), True, o, part.plan, part.kept, part.kept, part.kept, EVEN)
         stream(part.g, i, with_target(d, part.y - i, part.plan) if blend else d)
         i += step
-        sums = with_later(even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep), ahead, j)
+        sums = with_later(even_vector(x, j, o, fetch, shift, middle, spread, q, sums, kept, keep), ahead, j)
     return sums
 
 
 @inline
 def block(powers, keep, x, first, last, shift, args, part, ahead, sums):
     """The sums with classes ``first`` to ``last``, as many of ``part``, and the largest of ``ahead``."""
-    o, fetch, middle, kept = args
+    o, fetch, middle, kept, q = args
     both, spread = max(first, min(last, part.n)), o.spread != NONE
     blend = first <= part.y < both
     if blend and spread:
-        sums = _both(powers, keep, True, True, x, first, both, shift, args, part, ahead, sums)
+        sums = _both(powers, keep, True, SMOOTHED, x, first, both, shift, args, part, ahead, sums)
     elif blend:
-        sums = _both(powers, keep, True, False, x, first, both, shift, args, part, ahead, sums)
+        sums = _both(powers, keep, True, NONE, x, first, both, shift, args, part, ahead, sums)
     elif spread:
-        sums = _both(powers, keep, False, True, x, first, both, shift, args, part, ahead, sums)
+        sums = _both(powers, keep, False, SMOOTHED, x, first, both, shift, args, part, ahead, sums)
     else:
-        sums = _both(powers, keep, False, False, x, first, both, shift, args, part, ahead, sums)
+        sums = _both(powers, keep, False, NONE, x, first, both, shift, args, part, ahead, sums)
     for j in range(both, last, lanes(x)):
-        sums = with_later(even_vector(x, j, o, fetch, shift, middle, True, sums, kept, keep), ahead, j)
+        sums = with_later(even_vector(x, j, o, fetch, shift, middle, SMOOTHED, q, sums, kept, keep), ahead, j)
     return sums
 
 
@@ -143,14 +145,14 @@ def sums_beside(call, numbers, x, n, shift, middle, short, x0, g0, c, before, r,
         first = _part_of(call, x0, g0, 0, lead, before, r)
         write_part(from_waiting, x, 0, first.n, o, first)
     part, n_sums, n_ahead = _part_of(call, x0, g0, c + lead, n, before, r), n if short else 0, n_ahead if short else 0
-    whole, args = n_sums // width * width, (o, call[FETCH], middle, kept)
-    s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
+    whole, args = n_sums // width * width, (o, call[FETCH], middle, kept, kept)
+    totals, sums, q = no_totals(x), no_sums(x), 0
     while True:
         sums = block(from_waiting, REST, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
         q += BLOCK
         if q >= whole:
             break
-        s, linear, sums = after_block(x, s, linear, sums)
+        totals, sums = after_block(x, False, o.spread != NONE, totals, sums)
     write_part(from_waiting, x, min(part.n, whole), part.n, o, part)
-    rest, ties, linear_sum = even_end(x, n_sums, whole, o, shift, middle, sums, s, linear, kept, REST)
-    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, sums.later)
+    rest, ties, linear, spread = even_end(x, n_sums, whole, False, shift, args, totals, sums, REST)
+    return rest, ties, linear, spread, largest_from(ahead, whole, n_ahead, sums.later)

@@ -40,6 +40,10 @@ GRADIENTS, SOFTMAX, LOG_SOFTMAX = 0, 1, 2
 # SPREAD: how much of the target lies on every class, apart from the target class itself.
 NONE, SMOOTHED, PROBABILITIES = 0, 1, 2
 
+# What the classes of a row need beside their powers: anything; nothing, but for a number that is the same for all; or
+# their probability targets. The short loops do for the last two.
+GENERAL, EVEN, SOFT = 0, 1, 2
+
 # Whether there is machine code for gradients that go past the caches. With AVX2 it gains nothing (see ``launch.py``),
 # and takes a sixth of the time to compile.
 STREAMS = NATIVE == WIDE
@@ -63,24 +67,28 @@ class Options(NamedTuple):
     keep: float  # 1 - label smoothing
     share: float  # label smoothing / classes
     powers: Powers  # hi and lo again, with what else powers of v take
-    even: bool  # see ``are_even``
+    even: bool  # what the classes of the rows need is EVEN
+    soft: bool  # or SOFT
 
 
-def are_even(softcap: float, scale: float, spread: int, weighted: bool) -> bool:
-    """Whether the short loops do: no softcap, a scale above 0, and what is spread is spread evenly.
+def needs(softcap: float, scale: float, spread: int, weighted: bool) -> int:
+    """GENERAL, EVEN or SOFT: more than GENERAL is no softcap, a scale above 0, and no weights of what is spread.
 
     (A scale above 1e-33, in fact: then the logits whose powers are 0, but for -inf, are numbers of any type.)
     """
-    return softcap == 0.0 and scale > 1e-33 and (spread == NONE or (spread == SMOOTHED and not weighted))
+    if softcap != 0.0 or scale <= 1e-33 or (weighted and spread != NONE):
+        return GENERAL
+    return SOFT if spread == PROBABILITIES else EVEN
 
 
-_are_even = inline(are_even)
+_needs = inline(needs)
 
 
 @inline
 def options_of(call, numbers, x):
     """Read the options of a call on logits ``x``. What a function does not use is not read."""
     weighted, spread = call[WEIGHT] != 0, call[SPREAD]
+    kind = _needs(numbers[SOFTCAP], numbers[UNIT], spread, weighted)
     hi, lo = (
         np.float64(load_one(arithmetic_at(call[HI_LO], x), 0)),
         np.float64(load_one(arithmetic_at(call[HI_LO], x), 1)),
@@ -99,7 +107,8 @@ def options_of(call, numbers, x):
         numbers[KEEP],
         numbers[SHARE],
         powers_of(zeros(x), hi, lo),
-        _are_even(numbers[SOFTCAP], numbers[UNIT], spread, weighted),
+        kind == EVEN,
+        kind == SOFT,
     )
 
 

@@ -19,6 +19,12 @@ def value(logits, o):
 
 
 @inline
+def soft_weights(x, q, j, n, whole, o):
+    """``spread_weights`` of probability targets, apart from the classes' weights."""
+    return fma(load_like(x, q, j) if whole else load_part_like(x, q, j, n), o.keep, zeros(x) + o.share)
+
+
+@inline
 def spread_weights(x, weight, q, j, n, whole, o):
     """The coefficients of ``L - z_j`` in the loss, apart from the target class: of ``n`` classes from ``j`` on.
 
@@ -26,7 +32,7 @@ def spread_weights(x, weight, q, j, n, whole, o):
     """
     c = zeros(x) + o.share
     if o.spread == PROBABILITIES:
-        c = fma(load_like(x, q, j) if whole else load_part_like(x, q, j, n), o.keep, c)
+        c = soft_weights(x, q, j, n, whole, o)
     if o.weighted:
         c = c * (load_like(x, weight, j) if whole else load_part_like(x, weight, j, n))
     return c

@@ -95,6 +95,23 @@ def fold_add(typingctx: Any, a: Vec, v: Vec) -> Any:
 
 
 @intrinsic
+def fold_times(typingctx: Any, a: Vec, c: Vec, v: Vec) -> Any:
+    """``a``, plus all parts of ``c * v`` that are as long, with ``0 * anything = 0``."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        a, c, v = args
+        for weight, part in zip(*(parts_of(builder, whole, a.type.count) for whole in (c, v)), strict=True):
+            there = builder.fcmp_unordered("!=", weight, constant(weight.type, 0.0))
+            if has_avx512(context):
+                a = builder.select(there, fused(builder, weight, part, a), a)
+            else:
+                a = fused(builder, weight, builder.select(there, part, constant(part.type, 0.0)), a)
+        return a
+
+    return a(a, c, v), codegen
+
+
+@intrinsic
 def fold_larger(typingctx: Any, a: Vec, v: Vec) -> Any:
     """The largest of ``a`` and of all parts of ``v`` that are as long, lane by lane; no NaN of ``v``."""
 

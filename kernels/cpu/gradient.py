@@ -13,12 +13,15 @@ import numpy as np
 
 from .addresses import in_order
 from .call import (
+    EVEN,
+    GENERAL,
     GRADIENT_STEP,
     KIND,
     LOG_SOFTMAX,
     N_CLASSES,
     NONE,
     Q_STEP,
+    SOFT,
     X_STEP,
     is_streamed,
     options_of,
@@ -26,7 +29,7 @@ from .call import (
     target_of,
 )
 from .compile import device, inline
-from .element import spread_weights, value
+from .element import soft_weights, spread_weights, value
 from .maths import constants, least_with_power, parts_above, power_parts, scale_above
 from .pointers import (
     advance,
@@ -93,11 +96,11 @@ def kept_power(scale, r, factor, left):
 
 
 @inline
-def again(x, j, n, whole, o, plan, kept, even):
-    """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``even``: see ``_write``."""
+def again(x, j, n, whole, o, plan, kept, kind):
+    """The scaled powers of ``n`` classes from ``j`` on, and ``v`` for the softcap. ``kind``: what is needed."""
     logits = load(x, j) if whole else load_part(x, j, n)
     magic = constants(logits).one - plan.power
-    if even:
+    if kind != GENERAL:
         scale, r = parts_above(logits, 1.0, o.powers, magic, least_with_power(logits, plan.power, o.hi), True)
         return kept_power(scale, r, plan.factor, plan.left), logits
     v = value(logits, o)
@@ -105,17 +108,17 @@ def again(x, j, n, whole, o, plan, kept, even):
 
 
 @inline
-def from_kept(x, j, n, whole, o, plan, kept, even):
+def from_kept(x, j, n, whole, o, plan, kept, kind):
     """The same from what was kept of the first look."""
     d = kept_power(load(kept, j), load(kept, far(kept) + j), plan.factor, plan.left)
-    return d, d if even else load(kept, 2 * far(kept) + j)
+    return d, d if kind != GENERAL else load(kept, 2 * far(kept) + j)
 
 
 @inline
-def from_waiting(x, j, n, whole, o, plan, kept, even):
+def from_waiting(x, j, n, whole, o, plan, kept, kind):
     """The same from ``r``, which waits: see ``sums.waiting``."""
     if not whole:
-        return again(x, j, n, whole, o, plan, kept, even)
+        return again(x, j, n, whole, o, plan, kept, kind)
     v = load(x, j)
     scale = scale_above(v, o.powers, constants(v).one - plan.power, least_with_power(v, plan.power, o.hi))
     d = kept_power(scale, load(kept, j), plan.factor, plan.left)
@@ -129,10 +132,12 @@ def kept_of(group, r):
 
 
 @inline
-def vector(powers, x, j, n, whole, o, plan, weight, q, kept, even):
-    """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``even``, constants, leave out what is not needed."""
-    d, v = powers(x, j, n, whole, o, plan, kept, even)
-    if even:
+def vector(powers, x, j, n, whole, o, plan, weight, q, kept, kind):
+    """Gradient of ``n`` classes from ``j`` on; ``whole`` and ``kind``, constants, leave out what is not needed."""
+    d, v = powers(x, j, n, whole, o, plan, kept, kind)
+    if kind == SOFT:
+        return d - soft_weights(x, q, j, n, whole, o) * plan.scale
+    if kind == EVEN:
         return d if o.spread == NONE else d - o.share * plan.scale
     return with_options(d, v, j, n, whole, o, plan, weight, q, x)
 
@@ -180,23 +185,23 @@ def whole_vectors(g, n, streamed):
 
 
 @inline
-def _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, even, edge):
+def _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, kind, edge):
     """Gradient of the first ``begin`` classes."""
     if begin > 0:
-        d = vector(powers, x, 0, begin, False, o, plan, weight, q, kept, even)
+        d = vector(powers, x, 0, begin, False, o, plan, weight, q, kept, kind)
         _put_first(g, begin, with_target(d, y, plan), edge)
 
 
 @inline
-def _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge):
+def _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, kind, edge):
     """Gradient of the classes from ``whole`` on."""
     if whole < n:
-        d = vector(powers, x, whole, n - whole, False, o, plan, weight, q, kept, even)
+        d = vector(powers, x, whole, n - whole, False, o, plan, weight, q, kept, kind)
         _put_last(g, whole, n - whole, with_target(d, y - whole, plan), edge)
 
 
 @inline
-def _through(powers, x, g, begin, stop, o, plan, weight, q, kept, even):
+def _through(powers, x, g, begin, stop, o, plan, weight, q, kept, kind):
     """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, by ordinary stores; where they end."""
     width = lanes(x)
     end = begin + (stop - begin) // width * width
@@ -204,20 +209,20 @@ def _through(powers, x, g, begin, stop, o, plan, weight, q, kept, even):
     further = WRITE_AHEAD if step > 0 else -WRITE_AHEAD
     for _ in range(begin, end, width):
         prefetch_write(g, j + further)
-        store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, even))
+        store(g, j, vector(powers, x, j, width, True, o, plan, weight, q, kept, kind))
         j += step
     return end
 
 
 @inline
-def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
+def _write(powers, x, g, n, y, o, plan, weight, q, kept, kind, streamed, edge):
     """Gradient of ``n`` classes from ``x`` on, of which ``y`` is the target if it is among them.
 
-    ``powers`` is ``again`` or ``from_kept``; ``even``, a constant: softcap and class weights are not to be thought of.
+    ``powers`` is ``again``, ``from_kept`` or ``from_waiting``, a constant as is ``kind``.
     """
     width = lanes(x)
     begin, whole = whole_vectors(g, n, streamed)
-    _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, even, edge)
+    _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, kind, edge)
     if streamed:
         # The target is written with the vector that it is in: a line that has just left for memory would be fetched
         # back for it, while all stores wait (with 1,000 classes, a quarter of the time).
@@ -225,49 +230,58 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, even, streamed, edge):
             prefetch_write(g, whole)
         j, step = in_order(x, g, begin, whole)
         for _ in range(begin, whole, width):
-            d = vector(powers, x, j, width, True, o, plan, weight, q, kept, even)
+            d = vector(powers, x, j, width, True, o, plan, weight, q, kept, kind)
             stream(g, j, with_target(d, y - j, plan))
             j += step
     else:
         done = begin
-        if even and lanes(at_once(x)) > width:
-            done = _through(powers, at_once(x), at_once(g), begin, whole, o, plan, weight, q, at_once(kept), even)
-        _through(powers, x, g, done, whole, o, plan, weight, q, kept, even)
+        if kind != GENERAL and lanes(at_once(x)) > width:
+            done = _through(powers, at_once(x), at_once(g), begin, whole, o, plan, weight, q, at_once(kept), kind)
+        _through(powers, x, g, done, whole, o, plan, weight, q, kept, kind)
         if 0 <= y < whole:
             store_one(g, y, plan.target)
-    _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, even, edge)
+    _write_last(powers, x, g, whole, n, y, o, plan, weight, q, kept, kind, edge)
 
 
 @inline
-def _through_capped(x, g, room, begin, last, first, o, plan):
-    """Gradient of the whole vectors of ``load(x, ...)`` from class ``begin`` on, from their ``v``; where they end.
+def _from_values(past, blend, x, g, room, first, last, y, o, plan):
+    """Gradient of the whole vectors of ``load(x, ...)`` of a block, from their ``v``; gives where they end.
+
+    Constants: it goes ``past`` the caches, where the target is among these classes (``blend``) with that.
 
     (Several at once, and no questions in the loop. With the sums' loop, 17 % of the time of 4,096 classes.)
     """
-    end = begin + (last - begin) // lanes(x) * lanes(x)
-    for j in range(begin, end, lanes(x)):
+    end = first + (last - first) // lanes(x) * lanes(x)
+    for j in range(first, end, lanes(x)):
         v = load_like(x, room, j - first)
-        prefetch_write(g, j + WRITE_AHEAD)
-        d = scaled_power(v, o.powers, constants(v).one - plan.power, plan.factor, plan.left)
-        store(g, j, d * (1.0 - v * v))
+        d = scaled_power(v, o.powers, constants(v).one - plan.power, plan.factor, plan.left) * (1.0 - v * v)
+        if past:
+            stream(g, j, with_target(d, y - j, plan) if blend else d)
+        else:
+            prefetch_write(g, j + WRITE_AHEAD)
+            store(g, j, d)
     return end
 
 
 @inline
-def _write_capped(x, g, n, y, o, plan, weight, q, kept, streamed, edge, waits):
+def _write_capped(call, numbers, x, g, n, y, o, plan, weight, q, kept, streamed, edge, waits):
     """The same ``again``, below a softcap: of a block of classes, first all ``v``, unless these wait."""
     width, values = lanes(x), lane_buffer(x, VALUES)
     room = values
     begin, whole = whole_vectors(g, n, streamed)
-    _write_first(again, x, g, begin, y, o, plan, weight, q, q, False, edge)
+    _write_first(again, x, g, begin, y, o, plan, weight, q, q, GENERAL, edge)
     for first in range(begin, whole, BLOCK):
         last, done = min(whole, first + BLOCK), first
         if waits:
             room = advance(kept, first * item_bytes(kept))
         else:
-            put_values(False, x, g, first, last, o, 0, room)
+            put_values(call, numbers, False, x, g, first, last, o, 0, room)
         if is_only_capped(o, plan.base) and not streamed:
-            done = _through_capped(at_once(x), at_once(g), room, first, last, first, o, plan)
+            done = _from_values(False, False, at_once(x), at_once(g), room, first, last, y, o, plan)
+        elif is_only_capped(o, plan.base) and first <= y < last:
+            done = _from_values(True, True, x, g, room, first, last, y, o, plan)
+        elif is_only_capped(o, plan.base):
+            done = _from_values(True, False, x, g, room, first, last, y, o, plan)
         for j in range(done, last, width):
             v = load(room, j - first)
             d = scaled_power(v - plan.base, o.powers, constants(v).one - plan.power, plan.factor, plan.left)
@@ -279,7 +293,7 @@ def _write_capped(x, g, n, y, o, plan, weight, q, kept, streamed, edge, waits):
                 store(g, j, d)
     if not streamed and 0 <= y < whole:
         store_one(g, y, plan.target)
-    _write_last(again, x, g, whole, n, y, o, plan, weight, q, q, False, edge)
+    _write_last(again, x, g, whole, n, y, o, plan, weight, q, q, GENERAL, edge)
 
 
 @inline
@@ -346,17 +360,21 @@ def write_rows(call, numbers, x0, g0, q0, weight, c, n, group, start, stop):
         elif group.step > 0:
             kept = kept_of(group, r)
             if o.even or is_only_capped(o, plan.base):
-                _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, True, streamed, edge)
+                _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, EVEN, streamed, edge)
             else:
-                _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, False, streamed, edge)
+                _write(from_kept, x, g, n, y - c, o, plan, weight_c, q, kept, GENERAL, streamed, edge)
         elif waits and o.even:
-            _write(from_waiting, x, g, n, y - c, o, plan, weight_c, q, place, True, streamed, edge)
+            _write(from_waiting, x, g, n, y - c, o, plan, weight_c, q, place, EVEN, streamed, edge)
+        elif waits and o.soft:
+            _write(from_waiting, x, g, n, y - c, o, plan, weight_c, q, place, SOFT, streamed, edge)
         elif o.even and plan.base == 0.0:
-            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, True, streamed, edge)
+            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, EVEN, streamed, edge)
+        elif o.soft and plan.base == 0.0:
+            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, SOFT, streamed, edge)
         elif o.capped:
-            _write_capped(x, g, n, y - c, o, plan, weight_c, q, place, streamed, edge, waits)
+            _write_capped(call, numbers, x, g, n, y - c, o, plan, weight_c, q, place, streamed, edge, waits)
         else:
-            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, False, streamed, edge)
+            _write(again, x, g, n, y - c, o, plan, weight_c, q, q, GENERAL, streamed, edge)
 
 
 @device
@@ -368,8 +386,8 @@ def write_ends(call, numbers, x0, g0, group, r):
     plan, (y, _), edge, kept = plan_of(x, group.table, r), target_of(call, i), edge_of(group.rows, i), kept_of(group, r)
     begin, whole = whole_vectors(g, n, True)
     if group.step > 0:
-        _write_first(from_kept, x, g, begin, y, o, plan, kept, kept, kept, True, edge)
-        _write_last(from_kept, x, g, whole, n, y, o, plan, kept, kept, kept, True, edge)
+        _write_first(from_kept, x, g, begin, y, o, plan, kept, kept, kept, EVEN, edge)
+        _write_last(from_kept, x, g, whole, n, y, o, plan, kept, kept, kept, EVEN, edge)
     else:
-        _write_first(again, x, g, begin, y, o, plan, kept, kept, kept, True, edge)
-        _write_last(again, x, g, whole, n, y, o, plan, kept, kept, kept, True, edge)
+        _write_first(again, x, g, begin, y, o, plan, kept, kept, kept, EVEN, edge)
+        _write_last(again, x, g, whole, n, y, o, plan, kept, kept, kept, EVEN, edge)

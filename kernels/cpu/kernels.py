@@ -169,18 +169,23 @@ def solve_logits_shared(function, step, block, x, g, lse, kind, tuning):
 
 
 @inline
-def begin_mean(step, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
-    """The row losses, to fill, and the blocks of a mean over class targets; if all of these are good.
+def begin_mean(step, x, g, q, targets, ignore_index, weight, sample_weight, tuning, options):
+    """The row losses, to fill, and the blocks of a mean: over class targets, if these are good, or over ``q``.
 
     Gives the position of the first bad one or -1, and what the sum of the losses is divided by.
     """
-    losses, nothing, integers, matrix = np.empty(len(targets), weight.dtype), weight[:0], targets[:0], x[:0]
-    bad, _, weight_sum, row_sum = scan(targets, x.shape[1], ignore_index, weight, sample_weight)
-    call, numbers = blocks_of(len(targets), x.shape[1], step)
+    n_rows, bad = len(x), -1
+    losses, nothing, integers, matrix = np.empty(n_rows, weight.dtype), weight[:0], targets[:0], x[:0]
+    if q.size > 0:
+        weight_sum = row_sum = sum_rows(sample_weight) if sample_weight.size > 0 else np.float64(n_rows)
+    else:
+        bad, _, weight_sum, row_sum = scan(targets, x.shape[1], ignore_index, weight, sample_weight)
+    call, numbers = blocks_of(n_rows, x.shape[1], step)
     smoothing, z_loss, softcap, logit_scale = options
+    steps = x.itemsize, x.itemsize, q.itemsize, q.itemsize
     ce_scale, zl_scale, zl_ratio, divisor = _divided_by(weight_sum, row_sum if z_loss != 0.0 else weight_sum, 1.0)
     fill_blocks(
-        call, numbers, x, g, matrix, matrix, (len(targets), x.strides[0], g.strides[0], 0, 0), adjacent(x), integers,
+        call, numbers, x, g, q, matrix, (n_rows, x.strides[0], g.strides[0], q.strides[0], 0), steps, integers,
         targets, ignore_index, weight, (sample_weight, nothing, nothing), (losses, nothing, nothing, nothing),
         (integers, integers, integers), (smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio),
         GRADIENTS, tuning,
@@ -204,7 +209,9 @@ def solve_plain(function, step, block, x, g, no_rows, targets, ignore_index, tun
     ``no_rows`` is of the arithmetic type. Gives the position of the first bad target (nothing is written then) or -1,
     and the loss.
     """
-    bad, divisor, losses, call, numbers = begin_mean(step, x, g, targets, ignore_index, no_rows, no_rows, tuning, PLAIN)
+    bad, divisor, losses, call, numbers = begin_mean(
+        step, x, g, x[:0], targets, ignore_index, no_rows, no_rows, tuning, PLAIN
+    )
     if bad >= 0:
         return bad, 0.0
     call_work(function, call, numbers, step, 0, len(targets))
@@ -214,7 +221,9 @@ def solve_plain(function, step, block, x, g, no_rows, targets, ignore_index, tun
 @serial
 def solve_plain_shared(function, step, block, x, g, no_rows, targets, ignore_index, tuning):
     """The same, by all threads."""
-    bad, divisor, losses, call, numbers = begin_mean(step, x, g, targets, ignore_index, no_rows, no_rows, tuning, PLAIN)
+    bad, divisor, losses, call, numbers = begin_mean(
+        step, x, g, x[:0], targets, ignore_index, no_rows, no_rows, tuning, PLAIN
+    )
     if bad >= 0:
         return bad, 0.0
     share(function, call, numbers, step, block)
@@ -222,22 +231,25 @@ def solve_plain_shared(function, step, block, x, g, no_rows, targets, ignore_ind
 
 
 @serial
-def solve_mean(function, step, block, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
-    """As ``solve_plain``, with weights and numbers: smoothing, z-loss, softcap (or 0) and scale of the logits."""
+def solve_mean(function, step, block, x, g, q, targets, ignore_index, weight, sample_weight, tuning, options):
+    """As ``solve_plain``, with weights and numbers: smoothing, z-loss, softcap (or 0) and scale of the logits.
+
+    And, unless ``q`` is empty, with probability targets in place of ``targets``.
+    """
     bad, divisor, losses, call, numbers = begin_mean(
-        step, x, g, targets, ignore_index, weight, sample_weight, tuning, options
+        step, x, g, q, targets, ignore_index, weight, sample_weight, tuning, options
     )
     if bad >= 0:
         return bad, 0.0
-    call_work(function, call, numbers, step, 0, len(targets))
+    call_work(function, call, numbers, step, 0, len(x))
     return end_mean(losses, divisor)
 
 
 @serial
-def solve_mean_shared(function, step, block, x, g, targets, ignore_index, weight, sample_weight, tuning, options):
+def solve_mean_shared(function, step, block, x, g, q, targets, ignore_index, weight, sample_weight, tuning, options):
     """The same, by all threads."""
     bad, divisor, losses, call, numbers = begin_mean(
-        step, x, g, targets, ignore_index, weight, sample_weight, tuning, options
+        step, x, g, q, targets, ignore_index, weight, sample_weight, tuning, options
     )
     if bad >= 0:
         return bad, 0.0

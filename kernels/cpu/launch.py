@@ -18,8 +18,8 @@ from numba.np.numpy_support import from_dtype
 
 from ..task import Array, Task
 from . import kernels, threads
-from .call import GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFTMAX, STREAMS, are_even
-from .narrow import MAX_CLASSES, MAX_CLASSES_EVEN, MOST_WIDE
+from .call import EVEN, GENERAL, GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFT, SOFTMAX, STREAMS, needs
+from .narrow import MAX_CLASSES, MOST_WIDE
 from .sums import CHUNK
 from .targets import sum_rows
 
@@ -110,7 +110,7 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
     memory = memory_of(x.dtype)
     adjacent = _adjacent(x) and _adjacent(grad) and _adjacent(q) and _adjacent(hess)
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
-    regime = _regime(x.size // x.shape[-1], x.shape[-1], _are_even(task))
+    regime = _regime(x.size // x.shape[-1], x.shape[-1], _needs_of(task))
     if q is not None and q.dtype.type is not memory.arithmetic:
         return _run_copied(task, kind, regime)
     if adjacent:
@@ -123,7 +123,7 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
 
 
 class Mean(NamedTuple):
-    """What a mean over class targets may ask for, beside what all do: the options of these names."""
+    """What a mean may ask for, beside what all do: the options of these names."""
 
     weight: Array | None
     sample_weight: Array | None
@@ -136,14 +136,14 @@ class Mean(NamedTuple):
 def plain(
     logits: Array, targets: Array, grad: Array | None, ignore_index: int, mean: Mean | None = None
 ) -> tuple[int, float]:
-    """Mean loss over class targets, and its gradient, all in one step: see ``kernels.solve_plain``.
+    """Mean loss and its gradient, all in one step: see ``kernels.solve_plain``.
 
-    The arrays are C-contiguous and writeable: logits (N, C) and gradient, int64 targets (N,), and weights of the
-    arithmetic type.
+    The arrays are C-contiguous and writeable: logits (N, C) and gradient; targets, int64 (N,) or, if there is a
+    ``mean``, (N, C) of the arithmetic type; and weights, likewise of that.
     """
     n_rows, n_classes = logits.shape
-    works, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
-    regime = _regime(n_rows, n_classes, mean is None or _is_even(mean))
+    works, no_gradient, no_rows, no_q, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    regime = _regime(n_rows, n_classes, EVEN if mean is None else _needs_of_mean(mean, targets))
     x = logits if view is None else logits.view(view)
     g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
     if is_small(n_rows, n_classes):
@@ -158,14 +158,17 @@ def plain(
         return result
     weight, sample_weight, *options = mean
     of_classes, of_rows = no_rows if weight is None else weight, no_rows if sample_weight is None else sample_weight
-    with_options = (function, step, block, x, g, targets, ignore_index, of_classes, of_rows, tuning, tuple(options))
+    q, classes = (targets, _NO_INTEGERS) if targets.ndim == 2 else (no_q, targets)
+    with_options = (
+        function, step, block, x, g, q, classes, ignore_index, of_classes, of_rows, tuning, tuple(options),
+    )  # fmt: skip
     result = _call(kernels.solve_mean_shared, kernels.solve_mean, with_options)
     return result
 
 
-def _is_even(mean: Mean) -> bool:
-    spread = SMOOTHED if mean.label_smoothing > 0.0 else NONE
-    return are_even(mean.softcap, mean.logit_scale, spread, mean.weight is not None)
+def _needs_of_mean(mean: Mean, targets: Array) -> int:
+    spread = PROBABILITIES if targets.ndim == 2 else SMOOTHED if mean.label_smoothing > 0.0 else NONE
+    return needs(mean.softcap, mean.logit_scale, spread, mean.weight is not None)
 
 
 def _call(shared: Any, serial: Any, args: tuple[Any, ...]) -> Any:
@@ -179,7 +182,7 @@ def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
     The arrays are C-contiguous and writeable: logits (N, C), and (N, C) or (N,) to fill.
     """
     n_rows, n_classes = logits.shape
-    works, no_gradient, no_rows, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
+    works, no_gradient, no_rows, _, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
     kind = _KINDS[name]
     regime = _regime(n_rows, n_classes)
     x = logits if view is None else logits.view(view)
@@ -217,17 +220,18 @@ def _plain_way(logits: Array, regime: int, kind: int, writes: bool) -> tuple[int
     return step, block, (int(writes and go_past(logits.nbytes, kind)), fetch)
 
 
-_Plain = tuple[list[int], Array, Array, Any]
+_Plain = tuple[list[int], Array, Array, Array, Any]
 _plain_of: dict[Any, _Plain] = {}  # by the type of an element: to hash a NumPy dtype takes 0.3 µs
 
 
 def _prepare(dtype: np.dtype[Any]) -> _Plain:
-    """Of a type: the work on such logits, by regime, 0 where it is not compiled; what stands for a gradient and for
-    rows, how Numba must see the logits.
+    """Of a type: the work on such logits, by regime, 0 where it is not compiled; what stands for a gradient, for
+    rows and for probabilities, how Numba must see the logits.
     """
     memory = memory_of(dtype)
     view = None if dtype.type is memory.view else np.dtype(memory.view)  # (which .view() takes faster than a type)
-    _plain_of[dtype.type] = [0] * len(kernels.REGIMES), memory.no_gradient, memory.no_rows, view
+    works = [0] * len(kernels.REGIMES)
+    _plain_of[dtype.type] = works, memory.no_gradient, memory.no_rows, memory.no_q, view
     return _plain_of[dtype.type]
 
 
@@ -242,7 +246,11 @@ def is_small(n_rows: int, n_classes: int) -> bool:
     return n_rows * (n_classes + LIMITS.row) < LIMITS.serial
 
 
-def _regime(n_rows: int, n_classes: int, even: bool = True) -> int:
+# The most classes of rows that have a lane each, by what they need.
+MOST_LANES = {GENERAL: MAX_CLASSES, EVEN: 96, SOFT: 40}
+
+
+def _regime(n_rows: int, n_classes: int, need: int = EVEN) -> int:
     """That of whole rows: one by one, or a lane each. Nanoseconds a row, one thread, loss and gradient, in the cache:
 
     classes                       64   100   128
@@ -250,24 +258,29 @@ def _regime(n_rows: int, n_classes: int, even: bool = True) -> int:
     one by one, by short.py       36    52    57
     one by one, with options      70    84    95
 
+    And with probability targets (a Zen 4, past its second-level cache):
+
+    classes                       17    32    48    64    80
+    a lane each                   28    36    56    71    96
+    one by one, by short.py       43    43    51    54    65
+
     (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing. A lane
     each takes any layout, of which the others need a copy: 96 classes that lie first, on two threads, 81 and 265. The
     same bits in any layout mean the same way, so that short.py begins a little late.
     """
     if n_classes <= MOST_WIDE:
         return kernels.FEW
-    if n_classes <= 16 or (n_classes <= (MAX_CLASSES_EVEN if even else MAX_CLASSES) and n_rows >= 8):
+    if n_classes <= 16 or (n_classes <= MOST_LANES[need] and n_rows >= 8):
         return kernels.LANES
     return kernels.ROWS
 
 
-def _are_even(task: Task) -> bool:
-    """Whether ``short.py`` takes the rows of a task, and nothing is asked that takes more looks at a row."""
+def _needs_of(task: Task) -> int:
+    """What the rows of a task need; GENERAL too, where something is asked that takes more looks at a row."""
+    if not task.argmax is task.correct is task.rank is task.entropy is task.hess is None:
+        return GENERAL
     spread = PROBABILITIES if task.probabilities is not None else SMOOTHED if task.label_smoothing > 0.0 else NONE
-    return (
-        are_even(task.softcap, task.logit_scale, spread, task.weight is not None)
-        and task.argmax is task.correct is task.rank is task.entropy is task.hess is None
-    )
+    return needs(task.softcap, task.logit_scale, spread, task.weight is not None)
 
 
 @lru_cache(maxsize=1024)

@@ -157,7 +157,7 @@ def power_parts(v, p, magic, more):
 def parts_above(v, sign, p, magic, least, even):
     """``scale`` and ``r`` of ``power_parts``; ``scale`` is 0 where ``sign * v`` is not above ``least``.
 
-    ``even``, a constant: that is finite (``call.are_even``). Then it needs no mask, where no instruction takes one: of
+    ``even``, a constant: that is finite (``call.needs``). Then it needs no mask, where no instruction takes one: of
     ``least`` it is 0 anyway, see ``lowest`` in formats.py.
     """
     if not even or LOOKS_UP:
@@ -224,14 +224,39 @@ def log1p(x):
 
 
 @inline
-def tanh(v, p):
-    """Hyperbolic tangent, within 3.5 ulp; NaN of NaN. ``p``: ``Powers``, of which the polynomial is used.
+def tanh_near(v):
+    """Hyperbolic tangent where ``|v| <= near``, within 1.5 ulp, and NaN of NaN; and ``v * v``, to know whether it is.
 
-    ``e / (e + 2)`` with ``e = exp(2 * v) - 1``, in which nothing cancels: near 0 it is ``r`` alone.
+    (Its steps are half those of ``_tanh_far``: 11 cycles a vector of 512 bits in place of 16, on a Zen 4.)
     """
+    square = v * v
+    return fma(v * square, polynomial(square, constants(v).tanh), v), square
+
+
+@inline
+def _tanh_far(v, p):
+    """``e / (e + 2)`` with ``e = exp(2 * v) - 1``, in which nothing cancels: near 0 it is ``r`` alone."""
     c = constants(v)
     v = where(v > c.saturated, c.saturated, v)  # this order keeps NaN
     v = where(v < -c.saturated, -c.saturated, v)
     _, scale, r = power_parts(v, Powers(2.0 * LOG2E, 2.0 * c.log2e_rest, p.expm1[0], p.expm1[1:], p.expm1), c.one, 0.0)
     e = fma(scale, r, scale - 1.0)
     return e / (e + 2.0)
+
+
+@inline
+def tanh_beside(v, p, near):
+    """Hyperbolic tangent of any number, within 3.5 ulp, from what ``tanh_near`` gives, right or not."""
+    return where(absolute(v) > constants(v).near, _tanh_far(v, p), near)
+
+
+@inline
+def tanh(v, p):
+    """Hyperbolic tangent, within 3.5 ulp; NaN of NaN. ``p``: ``Powers``, of which the polynomial is used.
+
+    What it is depends on ``v`` alone, so that all who compute it give the same bits, a whole block of classes at once
+    or one by one.
+    """
+    if constants(v).near == 0.0:
+        return _tanh_far(v, p)
+    return tanh_beside(v, p, tanh_near(v)[0])

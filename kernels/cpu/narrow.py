@@ -42,7 +42,7 @@ from .finish import asks_for_classes, finish, write_about_classes
 from .folds import counted
 from .gradient import kept_power
 from .hessian import across_lanes
-from .maths import constants, least_with_power
+from .maths import constants, least_with_power, tanh, tanh_beside, tanh_near
 from .pointers import (
     advance,
     arithmetic_at,
@@ -93,7 +93,7 @@ from .transposed import (
     to_lanes,
 )
 
-MAX_CLASSES, MAX_CLASSES_EVEN = 128, 96  # what the buffers hold, and where short.py takes over: see launch.py
+MAX_CLASSES = 128  # what the buffers hold
 # Classes of which there are ``WIDE`` bytes of rows together, on machines whose registers are smaller.
 MOST_WIDE = 8 if NATIVE < WIDE else 0
 ONE_SUM = 16  # terms of the longest rows that are summed in the arithmetic type alone
@@ -312,6 +312,24 @@ def _of_targets(x, n_classes, buffer, column):
 
 
 @inline
+def _cap(x, n_classes, logits, inner, o):
+    """The ``v`` of logits below a softcap, in place of them, as in ``sums.put_values``; ``inner`` is a buffer."""
+    near, largest, width = constants(zeros(x)).near, zeros(x), lanes(x)
+    for j in range(n_classes):
+        v = load(logits, j * width) * o.inner
+        if near > 0.0:
+            store(inner, j * width, v)
+            v, square = tanh_near(v)
+            largest = where(square > largest, square, largest)
+        else:
+            v = tanh(v, o.powers)
+        store(logits, j * width, v)
+    if near > 0.0 and count_true(largest > near * near) > 0:
+        for j in range(n_classes):
+            store(logits, j * width, tanh_beside(load(inner, j * width), o.powers, load(logits, j * width)))
+
+
+@inline
 def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts, column, table):
     """What there is to be known of the rows, into the table; powers, as ``stats.add`` gives them, into two buffers.
 
@@ -324,12 +342,12 @@ def _look(call, numbers, x, rows, g, n_classes, weight, logits, q, scales, parts
     for j in range(n_classes):
         prefetch(_line(ahead, call[CLASS_STEPS], j), 0)
         v = load(logits, j * width)
-        if o.capped:
-            v = value(v, o)
-            store(logits, j * width, v)
-        if o.sign != 1.0:
-            v = v * o.sign
+        if o.order != 1.0:
+            v = v * o.order
         top = where(v > top, v, top)
+    if o.capped:
+        _cap(x, n_classes, logits, scales, o)
+        top = value(top * o.order, o)  # (that of the largest logit is the largest)
     k, base = shift_of(top, o)
     shift = Shift(c.one - k, least_with_power(k, k, o.hi), top * o.sign - base)
     shifted = count_true(base != 0.0) > 0

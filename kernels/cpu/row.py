@@ -35,7 +35,7 @@ from .finish import asks_for_classes, finish, write_about_classes
 from .gradient import no_rows, write_rows
 from .hessian import write_hessians
 from .pointers import advance, arithmetic_at, item_bytes, lane_buffer, load, load_one, prefetch, store
-from .short import are_short, largest_of_short, look_short, looks_ahead, write_short
+from .short import are_short, largest_of_short, look_short, look_soft, looks_ahead, write_short, write_soft
 from .simd import NATIVE, apart, extract, iota, lanes, where
 from .stats import look, look_by_chunks
 from .streamed import look_streamed
@@ -134,7 +134,7 @@ def run_rows(call, numbers, x0, g0, q0, weight, room, begin, end):
 
     rows, line = no_rows(x0), lane_buffer(x0, 1)
     without_a_gap = call[OFFSETS] == 0 and call[GRADIENT_STEP] == n_classes * item_bytes(g0)
-    short = are_short(call, numbers, x0)
+    short, soft = are_short(call, numbers, x0), options_of(call, numbers, x0).soft
     if is_streamed(call) and not short and without_a_gap and n_classes >= 2 * lanes(x0):
         rows = line, begin, end
 
@@ -157,7 +157,10 @@ def run_rows(call, numbers, x0, g0, q0, weight, room, begin, end):
             if STREAMS and streamed:
                 done = look_streamed(call, numbers, x0, g0, q0, weight, group, before)
             elif short:
-                done = look_short(call, numbers, x0, g0, group, start, stop)
+                if soft:
+                    done = look_soft(call, numbers, x0, g0, q0, group, start, stop)
+                else:
+                    done = look_short(call, numbers, x0, g0, group, start, stop)
             if not done and n_classes <= CHUNK:
                 look(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, group, start, stop, before)
             elif not done:
@@ -179,6 +182,8 @@ def run_rows(call, numbers, x0, g0, q0, weight, room, begin, end):
                 write_rows(call, numbers, x0, g0, q0, weight, np.int64(0), n_classes, before, n, before.n)
                 table, other_table = other_table, table
                 before = group
+            elif done and soft:
+                write_soft(call, numbers, x0, g0, q0, group)
             elif done:
                 write_short(call, numbers, x0, g0, group)
             else:

@@ -26,6 +26,7 @@ from .sums import (
     even_sums,
     general_sums,
     largest_logit,
+    soft_sums,
     waiting,
 )
 from .table import AHEAD, BASE, KNOWN, LEAST, MAGIC, MARK, POWER, TOP, Stats, put_stats, stats_of
@@ -49,12 +50,6 @@ def shift_of(top, o):
         k = where(fma(top, abs(o.hi), 0.0 - k) < 0.0, k - 1.0, k)
     k = (((k * 0.5 - 0.25) + c.zero) - c.zero) * 2.0
     return where(huge | (k != k), 0.0, k), where(huge & (absolute(top) < np.inf), top * o.sign, 0.0)
-
-
-@inline
-def _times(c, a):
-    """``c * a`` with ``0 * anything = 0``."""
-    return c * a if c != 0.0 else 0.0
 
 
 @inline
@@ -125,7 +120,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         base_r, mark = np.float64(table[BASE * width + r]), np.float64(table[MARK * width + r])
         shift = Shift(np.float64(table[MAGIC * width + r]), np.float64(table[LEAST * width + r]), mark)
         middle = mark if abs(mark) < np.inf else 0.0  # (-inf alone: every difference from that would be NaN)
-        short, keep = o.even and base_r == 0.0, BOTH if group.step > 0 else NOTHING
+        short, keep = (o.even or o.soft) and base_r == 0.0, BOTH if group.step > 0 else NOTHING
         kept = kept_of(group, r)
         part_waits, place = waiting(call, x, g, c, o, 0.0, group)
         if part_waits:
@@ -133,15 +128,18 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
         rest, ties, linear, spread, later = 0.0, 0.0, 0.0, o.share * n, 0.0
         ahead, n_ahead, there = _looked_at_next(call, x0, x, c, n, group, r)
         # (beside what is kept of the rows for gradients, there is no room for others in the first-level cache: 8 %)
-        there = there and (waits or call[GRADIENT] == 0)
+        there = there and (waits or call[GRADIENT] == 0) and not o.soft
         if STREAMS and waits:
-            rest, ties, linear, later = sums_beside(
+            rest, ties, linear, spread, later = sums_beside(
                 call, numbers, x, n, shift, middle, short, x0, g0, c, before, r, ahead, n_ahead, kept
             )
+        elif short and o.soft:
+            rest, ties, linear, spread, later = soft_sums(call, numbers, x, q, n, shift, middle, kept, keep)
         elif short:
-            rest, ties, linear, later = even_sums(call, numbers, x, n, shift, middle, kept, keep, there, ahead, n_ahead)
+            rest, ties, linear, spread, later = even_sums(
+                call, numbers, x, n, shift, middle, kept, keep, there, ahead, n_ahead
+            )
         if short:
-            linear = _times(o.share, linear)
             if there:
                 _keep_for_later(call, x0, c, n, group, r, later)
         else:
@@ -149,7 +147,7 @@ def look(call, numbers, x0, g0, q0, weight, c, n, group, start, stop, before):
             rest, ties, linear, spread = general_sums(
                 call, numbers, x, g, q, weight_c, n, shift, base_r, middle, kept, keeps, capped
             )
-            if part_waits and o.even:  # (a chunk of huge logits, beside others: powers of 0)
+            if part_waits and not o.capped:  # (a chunk of huge logits, beside others: powers of 0)
                 fill(kept, n, 0.0, False, no_edge(kept))
         top_r, power = np.float64(table[TOP * width + r]), np.float64(table[POWER * width + r])
         put_stats(x, table, r, Stats(top_r, power, base_r, ties, rest, linear, spread))

@@ -15,8 +15,8 @@ from .compile import device, inline
 from .gradient import from_kept, kept_of, whole_vectors, write_ends, write_rows
 from .pointers import advance, item_bytes, load_all
 from .short import begin_short, put_largest, shift_of_lane
-from .simd import apart, lanes, zeros64
-from .sums import BLOCK, BOTH, after_block, even_end, largest_from, no_sums
+from .simd import apart, lanes
+from .sums import BLOCK, BOTH, after_block, even_end, largest_from, no_sums, no_totals
 from .table import (
     AHEAD,
     AT_TARGET,
@@ -89,19 +89,19 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
             write_ends(call, numbers, x0, g0, before, r)
             first = _kept_part(call, g0, before, r, True, 0)
             write_part(from_kept, x, 0, min(first.n, lead), o, first)
-        s, linear, sums, q = zeros64(x), zeros64(x), no_sums(x), 0
-        args = o, call[FETCH], middle, kept
+        totals, sums, q = no_totals(x), no_sums(x), 0
+        args = o, call[FETCH], middle, kept, kept
         while True:
             sums = block(from_kept, BOTH, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
             q += BLOCK
             if q >= whole:
                 break
-            s, linear, sums = after_block(x, s, linear, sums)
-        rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, BOTH)
+            totals, sums = after_block(x, False, spread, totals, sums)
+        rest, ties, linear, weights = even_end(x, n, whole, False, shift, args, totals, sums, BOTH)
         if i_next < group.end:
             top_next = largest_from(ahead, whole, n, sums.later)
             group.next_table[AHEAD * width + r] = 0.0 if target_of(call, i_next)[1] else top_next
         put_sums(x, table, r, rest, ties)
         if spread:
-            table[LINEAR * width + r], table[SPREAD * width + r] = o.share * linear_sum, o.share * n
+            table[LINEAR * width + r], table[SPREAD * width + r] = linear, weights
     return True

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import FETCH, GRADIENT, KIND, LOG_SOFTMAX, NONE, is_streamed, options_of
+from .call import FETCH, GRADIENT, KIND, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, is_streamed, options_of
 from .compile import device, inline
-from .element import spread_weights, times, value
-from .folds import counted, fold_add, fold_larger, fold_powers
-from .maths import parts_above
+from .element import soft_weights, spread_weights, value
+from .folds import counted, fold_add, fold_larger, fold_powers, fold_times
+from .maths import constants, parts_above, tanh, tanh_beside, tanh_near
 from .pointers import (
     advance,
     at_once,
@@ -36,6 +36,7 @@ from .simd import (
     NATIVE,
     abreast,
     apart,
+    count_true,
     iota,
     lanes,
     largest,
@@ -73,7 +74,8 @@ class Sums(NamedTuple):
 
     a: Any  # with the next, the powers of all classes but those at the top: see ``add``
     b: Any
-    below: Any  # v less a ``middle``, where every class has a share of the weight
+    below: Any  # v less a ``middle``, where every class has a share of the weight: of probabilities, times that
+    weights: Any  # the shares, of probabilities
     others: Any  # how many classes are not at the top, of the blocks before too: see ``folds.counted``
     later: Any  # the largest logits of what is looked at next, likewise
 
@@ -154,7 +156,8 @@ def waiting(call, x, g, c, o, base, group):
     and 2 x 262,144, shared by two threads, in place .90 and .85, with a softcap .77, bfloat16 .83).
     Where both could be, the gradient is better: 32,000 classes 1.1 of the time in the room.
     """
-    worth_it = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and (o.capped or (o.even and base == 0.0))
+    simple = o.capped or ((o.even or o.soft) and base == 0.0)
+    worth_it = call[GRADIENT] != 0 and call[KIND] != LOG_SOFTMAX and simple
     if group.waits:
         return worth_it, advance(group.kept, c * item_bytes(group.kept))
     there = not is_streamed(call) and bytes_from(x, g) != 0 and item_bytes(x) == item_bytes(group.kept)
@@ -164,19 +167,30 @@ def waiting(call, x, g, c, o, base, group):
 @inline
 def no_sums(x):
     """``Sums`` before the first block."""
-    return Sums(zeros(x), zeros(x), zeros(x), zeros(x), zeros(x) - np.inf)
+    return Sums(zeros(x), zeros(x), zeros(x), zeros(x), zeros(x), zeros(x) - np.inf)
 
 
 @inline
-def after_block(x, s, linear, sums):
-    """``s`` and ``linear``, in float64, with the powers of a block and its ``below``; and the sums before another."""
-    s, linear = s + (widen(sums.a) + widen(sums.b)), linear + widen(sums.below)
-    return s, linear, Sums(zeros(x), zeros(x), zeros(x), sums.others, sums.later)
+def no_totals(x):
+    """What is added up of the blocks, in float64: powers, ``below`` and ``weights``."""
+    return zeros64(x), zeros64(x), zeros64(x)
 
 
 @inline
-def even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep):
-    """The sums with the classes of a whole vector; asks for memory ``fetch`` bytes ahead."""
+def after_block(x, soft, spread, totals, sums):
+    """The totals with the sums of a block; and the sums before another."""
+    s, linear, weights = totals
+    s = s + (widen(sums.a) + widen(sums.b))
+    if spread:
+        linear = linear + widen(sums.below)
+    if soft:
+        weights = weights + widen(sums.weights)
+    return (s, linear, weights), Sums(zeros(x), zeros(x), zeros(x), zeros(x), sums.others, sums.later)
+
+
+@inline
+def even_vector(x, j, o, fetch, shift, middle, spread, q, sums, kept, keep):
+    """The sums with the classes of a whole vector; asks for memory ``fetch`` bytes ahead. ``spread`` is a constant."""
     prefetch(advance(x, fetch), j)
     v = abreast(load(x, j))
     a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, shift, sums.a, sums.b, sums.others, True)
@@ -184,58 +198,69 @@ def even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep):
         keep_power(kept, j, scale, r)
     elif keep == REST:
         store(kept, j, r)
-    return Sums(a, b, fold_add(sums.below, v - middle) if spread else sums.below, others, sums.later)
+    below, weights = sums.below, sums.weights
+    if spread == PROBABILITIES:
+        prefetch(advance(q, fetch * item_bytes(q) // item_bytes(x)), j)  # (out of cache, .78 to .83 of the time)
+        c = soft_weights(x, q, j, lanes(x), True, o)
+        below, weights = fold_times(below, c, v - middle), fold_add(weights, c)
+    elif spread == SMOOTHED:
+        below = fold_add(below, v - middle)
+    return Sums(a, b, below, weights, others, sums.later)
 
 
 @inline
 def with_later(sums, ahead, j):
     """The sums, and the largest of those ``ahead`` of class ``j`` too."""
-    return Sums(sums.a, sums.b, sums.below, sums.others, fold_larger(sums.later, load(ahead, j)))
+    return Sums(sums.a, sums.b, sums.below, sums.weights, sums.others, fold_larger(sums.later, load(ahead, j)))
 
 
 @inline
 def _vectors(keep, writes, scan, spread, x, g, ahead, first, last, shift, args, sums):
     """``even_block``, by as many classes as ``load(x, ...)`` gives."""
-    o, fetch, middle, kept = args
+    o, fetch, middle, kept, q = args
     for j in range(first, last, lanes(x)):
         if writes:
             prefetch_write(g, j)
-        sums = even_vector(x, j, o, fetch, shift, middle, spread, sums, kept, keep)
+        sums = even_vector(x, j, o, fetch, shift, middle, spread, q, sums, kept, keep)
         if scan:
             sums = with_later(sums, ahead, j)
     return sums
 
 
 @inline
-def even_block(keep, writes, scan, spread, x, g, ahead, first, last, shift, shift_at_once, args, sums):
-    """The sums with classes ``first`` to ``last``, whole vectors, and the largest of those ``ahead``.
+def even_block(keep, writes, soft, scan, spread, x, g, ahead, first, last, shift, shift_at_once, args, sums):
+    """The sums with classes ``first`` to ``last``, whole vectors, and if ``scan`` the largest of those ``ahead``.
 
-    ``keep`` is a constant, ``scan`` and ``spread`` are made such: a loop must not ask for what is the same for all rows
-    (LLVM does not take it out by itself).
+    (Of probability targets, nobody looks ahead.) ``keep``, ``writes`` and ``soft`` are constants, ``scan`` and
+    ``spread`` are made such: a loop must not ask for what is the same for all rows (LLVM does not take it out by
+    itself).
     """
     x_, g_, ahead_, n = at_once(x), at_once(g), at_once(ahead), lanes(at_once(x))
     end = first + (last - first) // n * n
-    if scan and spread:
-        sums = _vectors(keep, writes, True, True, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+    if soft:
+        sums = _vectors(keep, writes, False, PROBABILITIES, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+    elif scan and spread:
+        sums = _vectors(keep, writes, True, SMOOTHED, x_, g_, ahead_, first, end, shift_at_once, args, sums)
     elif scan:
-        sums = _vectors(keep, writes, True, False, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+        sums = _vectors(keep, writes, True, NONE, x_, g_, ahead_, first, end, shift_at_once, args, sums)
     elif spread:
-        sums = _vectors(keep, writes, False, True, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+        sums = _vectors(keep, writes, False, SMOOTHED, x_, g_, ahead_, first, end, shift_at_once, args, sums)
     else:
-        sums = _vectors(keep, writes, False, False, x_, g_, ahead_, first, end, shift_at_once, args, sums)
+        sums = _vectors(keep, writes, False, NONE, x_, g_, ahead_, first, end, shift_at_once, args, sums)
     if n > lanes(x):
         sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, shift, args, sums)
     return sums
 
 
 @inline
-def even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep):
-    """What ``even_sums`` gives, from what is known of the first ``whole`` classes and the rest of them.
+def even_end(x, n, whole, soft, shift, args, totals, sums, keep):
+    """What ``even_sums`` or ``soft_sums`` gives, from what is known of the first ``whole`` classes and the others.
 
-    That is ``s`` and ``linear``, of all blocks but the last, and the sums of this. The rest is added to it: to widen
-    sums of its own takes as long as its powers (100 classes: 4 %).
+    That is the totals of all blocks but the last, and the sums of this. The rest is added to it: to widen sums of its
+    own takes as long as its powers (100 classes: 4 %).
     """
-    a, b, below, others, _ = sums
+    o, _, middle, kept, q = args
+    (s, linear, weights), (a, b, below, shares, others, _) = totals, sums
     if whole < n:
         v = load_part(x, whole, n - whole)
         inside = iota(v) < n - whole
@@ -244,15 +269,25 @@ def even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep):
             keep_power(kept, whole, scale, r)
         elif keep == REST:
             store_part(kept, whole, n - whole, r)
-        below = below + where(inside, v - middle, 0.0)
-    linear_sum = total(linear + widen(below)) if o.spread != NONE else 0.0
+        if soft:
+            c = where(inside, soft_weights(x, q, whole, n - whole, False, o), 0.0)
+            below, shares = fold_times(below, c, v - middle), shares + c
+        else:
+            below = below + where(inside, v - middle, 0.0)
+    linear_sum, spread_sum = 0.0, o.share * n
+    if soft:
+        linear_sum, spread_sum = total(linear + widen(below)), total(weights + widen(shares))
+    elif o.spread != NONE:
+        linear_sum = total(linear + widen(below))
+        linear_sum = o.share * linear_sum if o.share != 0.0 else 0.0  # (0 times anything is 0)
     # (ties in the arithmetic type, in which small whole numbers are exact: to widen and round it is four steps)
-    return total(s + (widen(a) + widen(b))), np.float64(rounded(x, np.float64(n)) - total(counted(others))), linear_sum
+    ties = np.float64(rounded(x, np.float64(n)) - total(counted(others)))
+    return total(s + (widen(a) + widen(b))), ties, linear_sum, spread_sum
 
 
 @device
 def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahead):
-    """``rest``, ``ties`` and the sum of ``v - middle`` of ``n`` classes, for rows that need no more than that.
+    """``rest``, ``ties`` and the sums over the spread weights of ``n`` classes, for rows that need no more than that.
 
     And if ``scan``, the largest of ``n_ahead`` logits, no fewer, that are looked at next.
 
@@ -260,52 +295,89 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
     function of its own, so that all constants of the loop stay in registers: with 1,000 classes, 8 % of the time.)
     """
     apart()
-    o, fetch = options_of(call, numbers, x), call[FETCH]
-    width = lanes(x)
-    whole = n // width * width
-    s, linear, sums = zeros64(x), zeros64(x), no_sums(x)
-    args, spread, q = (o, fetch, middle, kept), o.spread != NONE, 0
-    while True:
-        last = min(q + EVEN_BLOCK, whole)
-        if keep == BOTH:  # (rows beside others with huge logits: few)
-            sums = even_block(BOTH, False, False, True, x, x, ahead, q, last, shift, shift, args, sums)
-        elif keep == REST:
-            to = advance(kept, WRITE_AHEAD * item_bytes(kept))
-            sums = even_block(REST, True, False, spread, x, to, ahead, q, last, shift, shift, args, sums)
-        else:
-            sums = even_block(NOTHING, False, scan, spread, x, x, ahead, q, last, shift, shift, args, sums)
-        q += EVEN_BLOCK
-        if q >= whole:
-            break
-        s, linear, sums = after_block(x, s, linear, sums)
-    rest, ties, linear_sum = even_end(x, n, whole, o, shift, middle, sums, s, linear, kept, keep)
-    return rest, ties, linear_sum, largest_from(ahead, whole, n_ahead, sums.later)
+    return _sums(False, call, numbers, x, x, n, shift, middle, kept, keep, scan, ahead, n_ahead)
+
+
+@device
+def soft_sums(call, numbers, x, q, n, shift, middle, kept, keep):
+    """``even_sums`` of rows with probability targets ``q``."""
+    apart()
+    return _sums(True, call, numbers, x, q, n, shift, middle, kept, keep, False, x, 0)
 
 
 @inline
-def put_values(writes, x, g, first, last, o, fetch, room):
+def _sums(soft, call, numbers, x, q, n, shift, middle, kept, keep, scan, ahead, n_ahead):
+    """Both; ``soft`` is a constant."""
+    o, fetch = options_of(call, numbers, x), call[FETCH]
+    width = lanes(x)
+    whole = n // width * width
+    totals, sums = no_totals(x), no_sums(x)
+    args, spread, first = (o, fetch, middle, kept, q), o.spread != NONE, 0
+    while True:
+        last = min(first + EVEN_BLOCK, whole)
+        if keep == BOTH:  # (rows beside others with huge logits, or in groups of the streamed: few)
+            sums = even_block(BOTH, False, soft, False, True, x, x, ahead, first, last, shift, shift, args, sums)
+        elif keep == REST:
+            to = advance(kept, WRITE_AHEAD * item_bytes(kept))
+            sums = even_block(REST, True, soft, False, spread, x, to, ahead, first, last, shift, shift, args, sums)
+        else:
+            sums = even_block(NOTHING, False, soft, scan, spread, x, x, ahead, first, last, shift, shift, args, sums)
+        first += EVEN_BLOCK
+        if first >= whole:
+            break
+        totals, sums = after_block(x, soft, spread, totals, sums)
+    rest, ties, linear, weights = even_end(x, n, whole, soft, shift, args, totals, sums, keep)
+    return rest, ties, linear, weights, largest_from(ahead, whole, n_ahead, sums.later)
+
+
+@inline
+def put_values(call, numbers, writes, x, g, first, last, o, fetch, room):
     """``v`` of whole vectors of classes, ``first`` to ``last``, below a softcap; asks for memory as above.
 
     And if ``writes``, a constant, for that of their gradient ``g`` (1,000 classes, loss and gradient: 8 %).
 
     Apart from what is done with them: with a tanh and a power behind each other in a loop, the processor cannot hold
     enough of its steps to be busy with one while it waits for another (1,000 classes: .58 in place of .76 nanoseconds).
+
+    First as if all logits were within the softcap; of blocks in which one is not, once more (a Zen 4, one thread, 1,000
+    classes: .87 of the time where all are, 1.19 where in every block one is not).
     """
-    done = _put_values(writes, at_once(x), at_once(g), first, last, first, o, fetch, room)
+    near, largest = constants(zeros(x)).near, zeros(x)
+    done, largest = _put_values(writes, at_once(x), at_once(g), first, last, first, o, fetch, room, largest)
     if lanes(at_once(x)) > lanes(x):
-        _put_values(writes, x, g, done, last, first, o, fetch, room)
+        _, largest = _put_values(writes, x, g, done, last, first, o, fetch, room, largest)
+    if near > 0.0 and count_true(largest > near * near) > 0:
+        _put_far_values(call, numbers, advance(x, first * item_bytes(x)), last - first, room)
+
+
+@device
+def _put_far_values(call, numbers, x, n, room):
+    """``v`` of those of ``n`` classes that are not near, in place of what is there."""
+    apart()
+    o = options_of(call, numbers, x)
+    for j in range(0, n, lanes(x)):
+        store(room, j, tanh_beside(load(x, j) * o.inner, o.powers, load_like(x, room, j)))
 
 
 @inline
-def _put_values(writes, x, g, begin, last, first, o, fetch, room):
-    """``put_values`` of as many vectors as there are whole ones from ``begin`` on. Gives where they end."""
+def _put_values(writes, x, g, begin, last, first, o, fetch, room, largest):
+    """``put_values`` of as many vectors as there are whole ones from ``begin`` on.
+
+    Gives where they end, and the largest square of what tanh is taken of, if that is as if it were ``near``.
+    """
     end = begin + (last - begin) // lanes(x) * lanes(x)
     for j in range(begin, end, lanes(x)):
         prefetch(advance(x, fetch), j)
         if writes:
             prefetch_write(g, j)
-        store(room, j - first, abreast(value(load(x, j), o)))
-    return end
+        v = abreast(load(x, j) * o.inner)
+        if constants(v).near > 0.0:
+            v, square = tanh_near(v)
+            largest = fold_larger(largest, square)
+        else:
+            v = tanh(v, o.powers)
+        store(room, j - first, v)
+    return end, largest
 
 
 @inline
@@ -331,7 +403,7 @@ def _general_vectors(x, begin, last, first, whole, o, fetch, base, args, sums):
             keep_power(kept, j, scale, r)
         if o.spread != NONE:
             c = where(inside, spread_weights(x, weight, q, j, last - j, whole, o), 0.0)
-            linear, spread = fold_add(linear, times(c, (v - middle) * o.sign)), fold_add(spread, c)
+            linear, spread = fold_times(linear, c, (v - middle) * o.sign), fold_add(spread, c)
     return end, (a, b, linear, spread, others)
 
 
@@ -367,7 +439,7 @@ def _vectors_of_values(keep, x, room, kept, begin, last, first, o, shift, sums):
         a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, shift, sums.a, sums.b, sums.others, True)
         if keep:
             keep_power(kept, j, scale * (1.0 - v * v), r)
-        sums = Sums(a, b, sums.below, others, sums.later)
+        sums = Sums(a, b, sums.below, sums.weights, others, sums.later)
     return end, sums
 
 
@@ -375,7 +447,7 @@ def _vectors_of_values(keep, x, room, kept, begin, last, first, o, shift, sums):
 def _block_of_values(keep, x, room, kept, first, last, o, shift, others):
     """As ``_general_block``, of whole vectors of ``v`` below a softcap, with no options that ask for each class."""
     sums = no_sums(x)
-    sums = Sums(sums.a, sums.b, sums.below, others, sums.later)
+    sums = Sums(sums.a, sums.b, sums.below, sums.weights, others, sums.later)
     done, sums = _vectors_of_values(keep, at_once(x), room, kept, first, last, first, o, shift, sums)
     if lanes(at_once(x)) > lanes(x):
         _, sums = _vectors_of_values(keep, x, room, kept, done, last, first, o, shift, sums)
@@ -399,12 +471,11 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
             room = values_kept(kept, first)
         elif waits:
             room = advance(kept, first * item_bytes(kept))
-        if waits:
-            put_values(True, x, advance(g, WRITE_AHEAD * item_bytes(g)), first, last, o, fetch, room)
-        elif o.capped and keep and not is_streamed(call):
-            put_values(True, x, g, first, last, o, fetch, room)
+        if waits or (o.capped and keep and not is_streamed(call)):
+            to = advance(g, WRITE_AHEAD * item_bytes(g)) if waits else g
+            put_values(call, numbers, True, x, to, first, last, o, fetch, room)
         elif o.capped:
-            put_values(False, x, g, first, last, o, fetch, room)
+            put_values(call, numbers, False, x, g, first, last, o, fetch, room)
         if only_capped:
             if keep:
                 a, others = _block_of_values(True, x, room, kept, first, last, o, shift, others)
