@@ -248,7 +248,8 @@ def even_block(keep, writes, soft, scan, spread, x, g, ahead, first, last, shift
     else:
         sums = _vectors(keep, writes, False, NONE, x_, g_, ahead_, first, end, shift_at_once, args, sums)
     if n > lanes(x):
-        sums = _vectors(keep, writes, scan, spread, x, g, ahead, end, last, shift, args, sums)
+        kind = PROBABILITIES if soft else SMOOTHED if spread else NONE
+        sums = _vectors(keep, writes, scan, kind, x, g, ahead, end, last, shift, args, sums)
     return sums
 
 
@@ -315,7 +316,7 @@ def _sums(soft, call, numbers, x, q, n, shift, middle, kept, keep, scan, ahead, 
     args, spread, first = (o, fetch, middle, kept, q), o.spread != NONE, 0
     while True:
         last = min(first + EVEN_BLOCK, whole)
-        if keep == BOTH:  # (rows beside others with huge logits, or in groups of the streamed: few)
+        if keep == BOTH:  # (rows beside others with huge logits, few; soft ones that go past the caches)
             sums = even_block(BOTH, False, soft, False, True, x, x, ahead, first, last, shift, shift, args, sums)
         elif keep == REST:
             to = advance(kept, WRITE_AHEAD * item_bytes(kept))
