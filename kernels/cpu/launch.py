@@ -143,7 +143,13 @@ def plain(
     """
     n_rows, n_classes = logits.shape
     works, no_gradient, no_rows, no_q, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
-    regime = _regime(n_rows, n_classes, EVEN if mean is None else _needs_of_mean(mean, targets))
+    need, soft = EVEN, False
+    if mean is not None:
+        weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale = mean
+        soft = targets.ndim == 2
+        spread = PROBABILITIES if soft else SMOOTHED if label_smoothing > 0.0 else NONE
+        need = needs(softcap, logit_scale, spread, weight is not None)
+    regime = _regime(n_rows, n_classes, need)
     x = logits if view is None else logits.view(view)
     g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
     if is_small(n_rows, n_classes):
@@ -156,19 +162,12 @@ def plain(
         args = (function, step, block, x, g, no_rows, targets, ignore_index, tuning)
         result = _call(kernels.solve_plain_shared, kernels.solve_plain, args)
         return result
-    weight, sample_weight, *options = mean
     of_classes, of_rows = no_rows if weight is None else weight, no_rows if sample_weight is None else sample_weight
-    q, classes = (targets, _NO_INTEGERS) if targets.ndim == 2 else (no_q, targets)
-    with_options = (
-        function, step, block, x, g, q, classes, ignore_index, of_classes, of_rows, tuning, tuple(options),
-    )  # fmt: skip
+    q, classes = (targets, _NO_INTEGERS) if soft else (no_q, targets)
+    options = label_smoothing, z_loss, softcap, logit_scale
+    with_options = (function, step, block, x, g, q, classes, ignore_index, of_classes, of_rows, tuning, options)
     result = _call(kernels.solve_mean_shared, kernels.solve_mean, with_options)
     return result
-
-
-def _needs_of_mean(mean: Mean, targets: Array) -> int:
-    spread = PROBABILITIES if targets.ndim == 2 else SMOOTHED if mean.label_smoothing > 0.0 else NONE
-    return needs(mean.softcap, mean.logit_scale, spread, mean.weight is not None)
 
 
 def _call(shared: Any, serial: Any, args: tuple[Any, ...]) -> Any:
