@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("\nfastce: interrupted", file=sys.stderr)
+        # CPython remembers an interrupt that came while it ran a string, as Numba has it do, until it runs another; at
+        # its end, in place of returning this status, it would send itself the signal.
+        exec("")
         return INTERRUPTED
     except BrokenPipeError:  # `python -m fastce info | head -1`
         # What is still buffered would raise again when Python flushes it at its end.

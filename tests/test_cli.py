@@ -362,6 +362,31 @@ def test_closed_pipe_is_silent() -> None:
     assert done.returncode == 141
 
 
+_INTERRUPTED_IN_A_STRING = """
+import sys
+from fastce import __main__
+
+def command(args):
+    exec("raise KeyboardInterrupt")
+
+__main__._info = command
+sys.exit(__main__.main(["info"]))
+"""
+
+
+def test_ctrl_c_while_python_runs_a_string_has_the_same_status(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(_INTERRUPTED_IN_A_STRING)
+    done = subprocess.run(
+        [sys.executable, "-m", "program"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "\nfastce: interrupted\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("compiled", [True, False])
 def test_ctrl_c_ends_a_running_check_without_traceback(tmp_path: Path, compiled: bool) -> None:
