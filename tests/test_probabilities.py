@@ -143,7 +143,7 @@ def test_the_same_bits_for_one_thread_and_all(rng, name, shape):
 
 @EVERY_TYPE
 @pytest.mark.parametrize("stream", [LIMITS.stream, 0])
-@pytest.mark.parametrize("n_classes", [41, 250, 1003, FLOATS * KEPT, CHUNK + 77])
+@pytest.mark.parametrize("n_classes", [10, 40, 57, 250, 1003, FLOATS * KEPT, CHUNK + 77])
 def test_the_same_bits_beside_rows_of_huge_logits_and_of_nan(rng, monkeypatch, name, n_classes, stream):
     monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(stream=stream))
     logits, q = case(rng, name, (120, n_classes))

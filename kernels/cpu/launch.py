@@ -246,7 +246,7 @@ def is_small(n_rows: int, n_classes: int) -> bool:
 
 
 # The most classes of rows that have a lane each, by what they need.
-MOST_LANES = {GENERAL: MAX_CLASSES, EVEN: 96, SOFT: 40}
+MOST_LANES = {GENERAL: MAX_CLASSES, EVEN: 96, SOFT: 56}
 
 
 def _regime(n_rows: int, n_classes: int, need: int = EVEN) -> int:
@@ -260,8 +260,8 @@ def _regime(n_rows: int, n_classes: int, need: int = EVEN) -> int:
     And with probability targets (a Zen 4, past its second-level cache):
 
     classes                       17    32    48    64    80
-    a lane each                   28    36    56    71    96
-    one by one, by short.py       43    43    51    54    65
+    a lane each                   24    32    42    52    65
+    one by one, by short.py       39    39    44    51    60
 
     (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing. A lane
     each takes any layout, of which the others need a copy: 96 classes that lie first, on two threads, 81 and 265. The
