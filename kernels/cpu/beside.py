@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .addresses import in_order, lead_of
 from .call import (
     EVEN,
@@ -142,11 +144,11 @@ def sums_beside(call, numbers, x, n, shift, middle, short, x0, g0, c, before, r,
     lead = lead_of(start, advance(start, call[X_STEP]), start_of(call, g0, before, r), BLOCK)
     if c == 0:
         write_ends(call, numbers, x0, g0, before, r)
-        first = _part_of(call, x0, g0, 0, lead, before, r)
-        write_part(from_waiting, x, 0, first.n, o, first)
+        first = _part_of(call, x0, g0, np.int64(0), lead, before, r)
+        write_part(from_waiting, x, np.int64(0), first.n, o, first)
     part, n_sums, n_ahead = _part_of(call, x0, g0, c + lead, n, before, r), n if short else 0, n_ahead if short else 0
     whole, args = n_sums // width * width, (o, call[FETCH], middle, kept, kept)
-    totals, sums, q = no_totals(x), no_sums(x), 0
+    totals, sums, q = no_totals(x), no_sums(x), np.int64(0)
     while True:
         sums = block(from_waiting, REST, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)
         q += BLOCK

@@ -47,7 +47,7 @@ from .pointers import (
     stream,
     until_aligned,
 )
-from .simd import apart, fma, iota, lanes, lanes_of, where, zeros
+from .simd import SEVERAL, apart, fma, iota, lanes, lanes_of, where, zeros
 from .sums import BLOCK, VALUES, WRITE_AHEAD, is_only_capped, put_values, waiting
 from .table import far, plan_of
 
@@ -188,7 +188,7 @@ def whole_vectors(g, n, streamed):
 def _write_first(powers, x, g, begin, y, o, plan, weight, q, kept, kind, edge):
     """Gradient of the first ``begin`` classes."""
     if begin > 0:
-        d = vector(powers, x, 0, begin, False, o, plan, weight, q, kept, kind)
+        d = vector(powers, x, np.int64(0), begin, False, o, plan, weight, q, kept, kind)
         _put_first(g, begin, with_target(d, y, plan), edge)
 
 
@@ -235,7 +235,7 @@ def _write(powers, x, g, n, y, o, plan, weight, q, kept, kind, streamed, edge):
             j += step
     else:
         done = begin
-        if kind != GENERAL and lanes(at_once(x)) > width:
+        if SEVERAL and kind != GENERAL:
             done = _through(powers, at_once(x), at_once(g), begin, whole, o, plan, weight, q, at_once(kept), kind)
         _through(powers, x, g, done, whole, o, plan, weight, q, kept, kind)
         if 0 <= y < whole:
@@ -275,7 +275,7 @@ def _write_capped(call, numbers, x, g, n, y, o, plan, weight, q, kept, streamed,
         if waits:
             room = advance(kept, first * item_bytes(kept))
         else:
-            put_values(call, numbers, False, x, g, first, last, o, 0, room)
+            put_values(call, numbers, False, x, g, first, last, o, np.int64(0), room)
         if is_only_capped(o, plan.base) and not streamed:
             done = _from_values(False, False, at_once(x), at_once(g), room, first, last, y, o, plan)
         elif is_only_capped(o, plan.base) and first <= y < last:

@@ -510,7 +510,7 @@ def run_groups(call, numbers, x, g, q0, weight, begin, end):
                 _weights_of_targets(call, numbers, x, first, n, weight, q, table)
         else:
             for r in range(n):
-                write_about_classes(call, first + r, 0, 0)
+                write_about_classes(call, first + r, np.int64(0), np.int64(0))
         finish(call, numbers, x, first, n, table)
         if call[GRADIENT] != 0:
             if call[HESS] != 0:

@@ -72,7 +72,7 @@ def enter(call, numbers, x0, q0, weight, first, start, stop, table):
         i = first + r
         x, (y, ignored) = row_start(call, x0, 0, X_STEP, i), target_of(call, i)
         if ignored:
-            write_about_classes(call, i, 0, 0)
+            write_about_classes(call, i, np.int64(0), np.int64(0))
             continue
         if call[LSE] != 0 and table[TOP * width + r] == np.inf and extras.has_nan(x, n, o.order):
             table[TOP * width + r] = np.nan

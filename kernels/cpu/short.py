@@ -184,7 +184,7 @@ def _look(soft, call, numbers, x0, g0, q0, group, start, stop):
         if spread:
             top_r = np.float64(table[TOP * width + r])
             middle = top_r if abs(top_r) < np.inf else 0.0
-        totals, sums, c = no_totals(x), no_sums(x), 0
+        totals, sums, c = no_totals(x), no_sums(x), np.int64(0)
         args = o, fetch, middle, kept, row_start(call, q0, 2, Q_STEP, i) if soft else q0
         while True:
             last = min(c + EVEN_BLOCK, whole)

@@ -32,6 +32,7 @@ FLOATS = NATIVE // 4  # float32 of a vector
 # is one long chain, and the processor cannot look far enough ahead to be busy with the next ones while it waits (a Zen
 # 3, 1,000 classes: .64 nanoseconds an element in place of .68; in LLVM's own order, .75). With AVX-512 it can.
 AT_ONCE = 4 * NATIVE if NATIVE < WIDE else NATIVE
+SEVERAL = AT_ONCE > NATIVE
 LOOKS_UP = has_avx512(_HERE)  # whether an instruction looks up in a register what ``looked_up`` says
 
 

@@ -65,7 +65,7 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
     apart()
     o, width, n, table = options_of(call, numbers, x0), lanes(x0), call[N_CLASSES], group.table
     whole, spread = n // width * width, o.spread != NONE
-    if not begin_short(call, numbers, x0, table, 0, group.n):
+    if not begin_short(call, numbers, x0, table, np.int64(0), group.n):
         return False
     for r in range(group.n):
         i = group.first + r
@@ -83,13 +83,13 @@ def look_streamed(call, numbers, x0, g0, q0, weight, group, before):
         if spread:
             top = np.float64(table[TOP * width + r])
             middle = top if abs(top) < np.inf else 0.0
-        lead = lead_of(x, ahead, start_of(call, g0, before, r), 0)
+        lead = lead_of(x, ahead, start_of(call, g0, before, r), np.int64(0))
         part = _kept_part(call, g0, before, r, waits, lead)
         if waits:
             write_ends(call, numbers, x0, g0, before, r)
-            first = _kept_part(call, g0, before, r, True, 0)
-            write_part(from_kept, x, 0, min(first.n, lead), o, first)
-        totals, sums, q = no_totals(x), no_sums(x), 0
+            first = _kept_part(call, g0, before, r, waits, np.int64(0))
+            write_part(from_kept, x, np.int64(0), min(first.n, lead), o, first)
+        totals, sums, q = no_totals(x), no_sums(x), np.int64(0)
         args = o, call[FETCH], middle, kept, kept
         while True:
             sums = block(from_kept, BOTH, x, q, min(q + BLOCK, whole), shift, args, part, ahead, sums)

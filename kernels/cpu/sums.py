@@ -33,7 +33,7 @@ from .pointers import (
 from .simd import (
     AT_ONCE,
     FLOATS,
-    NATIVE,
+    SEVERAL,
     abreast,
     apart,
     count_true,
@@ -52,7 +52,7 @@ from .table import far
 CHUNK = 4096  # classes a chunk: 16 KiB of float32, so that what is read for the maximum is still in L1 for the sum
 BLOCK = 16 * FLOATS  # classes summed in the arithmetic type before the sums go to float64: at most 17 roundings a lane
 # As many where four vectors at once are added up two and two first (a Zen 3: 1 to 4 % of 1,000 classes and more).
-EVEN_BLOCK = 12 * AT_ONCE // 4 if AT_ONCE > NATIVE else BLOCK
+EVEN_BLOCK = 12 * AT_ONCE // 4 if SEVERAL else BLOCK
 WRITE_AHEAD = 512  # elements between what is written and what is fetched to be written
 VALUES = 2 * BLOCK // FLOATS  # vectors of a block's v, of the type that has the fewest lanes
 
@@ -88,7 +88,7 @@ def largest_logit(x, n, order):
     lowest = zeros(x) - np.inf
     top, b, c, d = lowest, lowest, lowest, lowest
     if order == 1.0:
-        j = 0
+        j = np.int64(0)
         while j + 4 * width <= n:  # four at a time: each waits for its own last one alone
             v, v1, v2, v3 = load(x, j), load(x, j + width), load(x, j + 2 * width), load(x, j + 3 * width)
             top, b = where(v > top, v, top), where(v1 > b, v1, b)
@@ -247,7 +247,7 @@ def even_block(keep, writes, soft, scan, spread, x, g, ahead, first, last, shift
         sums = _vectors(keep, writes, False, SMOOTHED, x_, g_, ahead_, first, end, shift_at_once, args, sums)
     else:
         sums = _vectors(keep, writes, False, NONE, x_, g_, ahead_, first, end, shift_at_once, args, sums)
-    if n > lanes(x):
+    if SEVERAL:
         kind = PROBABILITIES if soft else SMOOTHED if spread else NONE
         sums = _vectors(keep, writes, scan, kind, x, g, ahead, end, last, shift, args, sums)
     return sums
@@ -303,7 +303,7 @@ def even_sums(call, numbers, x, n, shift, middle, kept, keep, scan, ahead, n_ahe
 def soft_sums(call, numbers, x, q, n, shift, middle, kept, keep):
     """``even_sums`` of rows with probability targets ``q``."""
     apart()
-    return _sums(True, call, numbers, x, q, n, shift, middle, kept, keep, False, x, 0)
+    return _sums(True, call, numbers, x, q, n, shift, middle, kept, keep, False, x, np.int64(0))
 
 
 @inline
@@ -313,7 +313,7 @@ def _sums(soft, call, numbers, x, q, n, shift, middle, kept, keep, scan, ahead, 
     width = lanes(x)
     whole = n // width * width
     totals, sums = no_totals(x), no_sums(x)
-    args, spread, first = (o, fetch, middle, kept, q), o.spread != NONE, 0
+    args, spread, first = (o, fetch, middle, kept, q), o.spread != NONE, np.int64(0)
     while True:
         last = min(first + EVEN_BLOCK, whole)
         if keep == BOTH:  # (rows beside others with huge logits, few; soft ones that go past the caches)
@@ -345,7 +345,7 @@ def put_values(call, numbers, writes, x, g, first, last, o, fetch, room):
     """
     near, largest = constants(zeros(x)).near, zeros(x)
     done, largest = _put_values(writes, at_once(x), at_once(g), first, last, first, o, fetch, room, largest)
-    if lanes(at_once(x)) > lanes(x):
+    if SEVERAL:
         _, largest = _put_values(writes, x, g, done, last, first, o, fetch, room, largest)
     if near > 0.0 and count_true(largest > near * near) > 0:
         _put_far_values(call, numbers, advance(x, first * item_bytes(x)), last - first, room)
@@ -421,7 +421,7 @@ def _general_block(x, first, last, whole, o, fetch, base, args, others):
     sums = zeros(x), zeros(x), zeros(x), zeros(x), others
     if whole:
         done, sums = _general_vectors(at_once(x), first, last, first, True, o, fetch, base, args, sums)
-    if not whole or lanes(at_once(x)) > lanes(x):
+    if not whole or SEVERAL:
         _, sums = _general_vectors(x, done, last, first, whole, o, fetch, base, args, sums)
     a, b, linear, spread, others = sums
     return widen(a) + widen(b), widen(linear), widen(spread), others
@@ -450,7 +450,7 @@ def _block_of_values(keep, x, room, kept, first, last, o, shift, others):
     sums = no_sums(x)
     sums = Sums(sums.a, sums.b, sums.below, sums.weights, others, sums.later)
     done, sums = _vectors_of_values(keep, at_once(x), room, kept, first, last, first, o, shift, sums)
-    if lanes(at_once(x)) > lanes(x):
+    if SEVERAL:
         _, sums = _vectors_of_values(keep, x, room, kept, done, last, first, o, shift, sums)
     return widen(sums.a) + widen(sums.b), sums.others
 
