@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import llvmlite.binding
@@ -58,8 +58,8 @@ def syntax_here() -> str | None:
 
 
 @cache
-def assembly_of(dtype: str) -> str:
-    """Compile the kernels for logits of a type, as ever, and give their assembly.
+def kernels_of(dtype: str) -> list[Any]:
+    """Compile the kernels for logits of a type, as ever.
 
     If they have been compiled before, once more: what comes from the cache on disk has no assembly to show.
     """
@@ -67,14 +67,20 @@ def assembly_of(dtype: str) -> str:
     def without_cache(function: object) -> object:
         return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
 
-    texts = []
+    found = []
     for regime in kernels.REGIMES:
         compiled = kernels.work_on(ELEMENTS[dtype], regime)
         if compiled.cache_hits:
             with mock.patch.object(kernels, "work", without_cache):
                 compiled = kernels.work_on(ELEMENTS[dtype], regime)
-        texts.append(compiled._library.get_asm_str())
-    return "\n".join(texts)
+        found.append(compiled)
+    return found
+
+
+@cache
+def assembly_of(dtype: str) -> str:
+    """Give the assembly of ``kernels_of`` a type."""
+    return "\n".join(compiled._library.get_asm_str() for compiled in kernels_of(dtype))
 
 
 def hot_loops(assembly: str) -> dict[str, list[Loop]]:

@@ -1,10 +1,12 @@
 """The machine code of the hot loops: vectors, fused multiply-adds, nothing else; and what is counted in it."""
 
+import gc
 import re
 from itertools import pairwise
 
 import llvmlite.binding
 import pytest
+from numba.core.codegen import JITCodeLibrary
 
 from fastce import sysinfo
 from fastce.bench import assembly
@@ -23,6 +25,7 @@ from fastce.bench.assembly import (
 from fastce.kernels.cpu import bfloat16
 from fastce.kernels.cpu.call import STREAMS
 from fastce.kernels.cpu.maths import FORMAT32, FORMAT64
+from fastce.kernels.cpu.parts import Part
 from fastce.kernels.cpu.simd import AT_ONCE, NATIVE
 
 _X86 = """
@@ -283,3 +286,14 @@ def test_every_pass_is_found_and_counted():
     for name in ("rows to lanes", "lanes to rows"):  # 16 rows of 16: four stages of shuffles
         assert 4 <= counts[name].arithmetic < 5
         assert counts[name].stores == 1
+
+
+def test_nothing_is_compiled_in_vain():
+    """As for types that Numba takes a loop's variables to be of, until it comes to the end of the loop."""
+    assert assembly.kernels_of("float32")
+    # (isinstance would ask a weak reference for what may be gone)
+    libraries = [found for found in gc.get_objects() if issubclass(type(found), JITCodeLibrary)]
+    used = {called for library in libraries for called in library._linking_libraries}
+    parts = [library for library in libraries if isinstance(library, Part)]
+    assert len(parts) > 100
+    assert [part.name for part in parts if part not in used] == []

@@ -1,10 +1,10 @@
 """The kernels called from Python.
 
 All the work of a call is done by one function per type and regime, ``work_on``: compiled when it is first needed,
-reached by its address. (All regimes in one would take as long to compile, but all of it in the first call: 80 seconds,
-where few classes take 16 to 23, many 44, and chunks 32, or 5 after the others; a Zen 3.) Around it, ``solve`` is a call
-on the calling thread and ``solve_shared`` one by Numba's threads; both only lay the call out in memory and say which
-rows, or chunks of rows, are whose.
+reached by its address. (All regimes in one would take as long to compile, but all of it in the first call. On a Zen 4
+few classes take 8 seconds, many 30, chunks 22, or 4 after the others.) Around it, ``solve`` is a call on the calling
+thread and ``solve_shared`` one by Numba's threads; both only lay the call out in memory and say which rows, or chunks
+of rows, are whose.
 """
 
 from __future__ import annotations
