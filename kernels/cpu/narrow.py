@@ -399,6 +399,10 @@ def _look(call, numbers, x, rows, q_rows, g, n_classes, weight, logits, q, scale
 def _weights_of_targets(call, numbers, x, first, n, weight, q, table):
     """Class weight and spread weight of the targets (of the one class, where there are no others), into the table."""
     o, width = options_of(call, numbers, x), lanes(x)
+    if o.even and not o.weighted:  # (the same of all: one by one, 65,536 rows of 2 classes took 7 % longer)
+        store(table, WEIGHT_Y * width, zeros(x) + 1.0)
+        store(table, SHARE_Y * width, zeros(x) + o.share)
+        return
     for r in range(n):
         y, ignored = target_of(call, first + r)
         if ignored:
