@@ -29,6 +29,7 @@ class Format(NamedTuple):
     limit: float  # |K| up to which one fused multiply-add leaves f exact
     tiny: float  # a sum of powers divided by more than this does not overflow
     saturated: float  # tanh(v) == 1 from here on
+    gentle: float  # the softcap up to which no power times its slope is too small, whatever the logits of a row
     near: float  # |v| up to which tanh is a polynomial; 0: nowhere (that of float64 would take longer than a power)
     unit: float  # relative rounding of a number, and a little more
     root: int  # the bits of sqrt(1/2)
@@ -52,6 +53,7 @@ FLOAT32 = Format(
     limit=2.0**16,
     tiny=2.0**-100,
     saturated=10.0,
+    gentle=34.0,
     near=1.0,
     unit=2.0**-22,
     root=int(np.float32(0.5**0.5).view(np.int32)),
@@ -88,6 +90,7 @@ FLOAT64 = Format(
     limit=2.0**40,
     tiny=2.0**-900,
     saturated=20.0,
+    gentle=330.0,
     near=0.0,
     unit=2.0**-50,
     root=int(np.float64(0.5**0.5).view(np.int64)),

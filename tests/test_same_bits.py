@@ -4,7 +4,16 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from conftest import FLOAT_TYPES, INTEGER_TYPES, arithmetic_type, assert_same, float_type, run_python
+from conftest import (
+    FLOAT_TYPES,
+    INTEGER_TYPES,
+    arithmetic_type,
+    assert_loss,
+    assert_same,
+    float_type,
+    oracle,
+    run_python,
+)
 from rows import CHUNK, EVERY_REGIME, FLOATS, KEPT, random_rows
 
 import fastce
@@ -230,6 +239,29 @@ def test_the_same_bits_of_rows_too_long_to_wait(rng, monkeypatch, name, options)
         assert_same_result(fastce.cross_entropy_with_grad(x, targets, **options), expected)
         place = x.copy()
         assert_same_result(fastce.cross_entropy_with_grad(place, targets, grad_out=place, **options), expected)
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+@pytest.mark.parametrize("softcap", [2.0, 34.0, 34.1, 60.0, 330.0, 400.0])
+def test_the_same_bits_of_softcaps_that_are_all_but_reached(rng, monkeypatch, name, softcap):
+    """Powers of all sizes, in chunks of one sign or both: what waits of them, in the gradient, loses none."""
+    n_classes = MOST_WAITING // arithmetic_type(float_type(name)).itemsize + 77
+    logits, targets = case(rng, name, (4, n_classes))
+    logits *= 20 * softcap / 34
+    logits[0, CHUNK:] = -np.abs(logits[0, CHUNK:])
+    logits[1, :CHUNK] = -np.abs(logits[1, :CHUNK])
+    logits[2, :-1000] = -1000 * softcap
+    monkeypatch.setattr(launch, "LIMITS", LIMITS._replace(serial=1 << 60))
+    waited = fastce.cross_entropy_with_grad(logits, targets, softcap=softcap, reduction="none")
+    place = logits.copy()  # where nothing can wait of so long a row
+    again = fastce.cross_entropy_with_grad(place, targets, softcap=softcap, reduction="none", grad_out=place)
+    assert_same_result(again, waited)
+    expected = oracle(fastce.cross_entropy_with_grad, logits, targets, softcap=softcap, reduction="none")
+    assert_loss(waited.loss, expected.loss, softcap)
+    eps, tiny = np.finfo(logits.dtype).eps, np.finfo(logits.dtype).tiny
+    steep = np.abs(logits) < softcap  # where the slope is known as well as the power
+    error = np.abs(waited.grad - expected.grad)[steep]
+    assert (error <= 10 * (10 + softcap) * eps * np.abs(expected.grad[steep]) + 2 * tiny).all()
 
 
 @EVERY_REGIME

@@ -207,7 +207,7 @@ def widen(typingctx: Any, a: Vec) -> Any:
 
 @intrinsic
 def power_of_two(typingctx: Any, k: types.Float) -> Any:
-    """``2**k`` of a whole number ``k <= 0``; 0 where that is below the smallest normal number."""
+    """``2**k`` of a whole number ``k < 1024``; 0 where that is below the smallest normal number."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         small = builder.fcmp_ordered("<", args[0], ir.DoubleType()(-1022.0))

@@ -37,9 +37,11 @@ from .simd import (
     abreast,
     apart,
     count_true,
+    fma,
     iota,
     lanes,
     largest,
+    power_of_two,
     rounded,
     total,
     where,
@@ -415,6 +417,19 @@ def is_only_capped(o, base):
 
 
 @inline
+def powers_wait(x, o):
+    """Whether, of rows that are only capped, not ``v`` waits but what the gradient is proportional to."""
+    return o.unit <= constants(zeros(x)).gentle
+
+
+@inline
+def capped_power(v, scale, r):
+    """A power times the softcap's slope, rounded (``z`` itself is known to 1e-6)."""
+    scale = scale * (1.0 - v * v)
+    return fma(scale, r, scale)
+
+
+@inline
 def _general_block(x, first, last, whole, o, fetch, base, args, others):
     """Sums over classes ``first`` to ``last``: of the powers, and over the spread weights. ``whole``: of vectors."""
     done = first
@@ -428,30 +443,33 @@ def _general_block(x, first, last, whole, o, fetch, base, args, others):
 
 
 @inline
-def _vectors_of_values(keep, x, room, kept, begin, last, first, o, shift, sums):
+def _vectors_of_values(keep, x, room, kept, begin, last, first, o, shift, up, sums):
     """``_vectors`` of ``v`` below a softcap, of as many vectors as there are whole ones. Gives where they end.
 
     The powers that are kept are those times the softcap's slope, so that the gradient is written as all others are.
-    (Both, in place of ``_general_vectors``: 1,000 classes, loss and gradient, 16 %.)
+    (Both, in place of ``_general_vectors``: 1,000 classes, loss and gradient, 16 %.) Where they wait, in place of
+    ``v``, it is with K = 0, ``up`` times as large: all chunks of a row alike.
     """
     end = begin + (last - begin) // lanes(x) * lanes(x)
     for j in range(begin, end, lanes(x)):
         v = abreast(load_like(x, room, j - first))
         a, b, others, scale, r = add(v, iota(v) >= 0, o, 1.0, shift, sums.a, sums.b, sums.others, True)
-        if keep:
+        if keep == BOTH:
             keep_power(kept, j, scale * (1.0 - v * v), r)
+        elif keep == REST:
+            store(room, j - first, capped_power(v, scale, r) * up)
         sums = Sums(a, b, sums.below, sums.weights, others, sums.later)
     return end, sums
 
 
 @inline
-def _block_of_values(keep, x, room, kept, first, last, o, shift, others):
+def _block_of_values(keep, x, room, kept, first, last, o, shift, up, others):
     """As ``_general_block``, of whole vectors of ``v`` below a softcap, with no options that ask for each class."""
     sums = no_sums(x)
     sums = Sums(sums.a, sums.b, sums.below, sums.weights, others, sums.later)
-    done, sums = _vectors_of_values(keep, at_once(x), room, kept, first, last, first, o, shift, sums)
+    done, sums = _vectors_of_values(keep, at_once(x), room, kept, first, last, first, o, shift, up, sums)
     if SEVERAL:
-        _, sums = _vectors_of_values(keep, x, room, kept, done, last, first, o, shift, sums)
+        _, sums = _vectors_of_values(keep, x, room, kept, done, last, first, o, shift, up, sums)
     return widen(sums.a) + widen(sums.b), sums.others
 
 
@@ -466,22 +484,26 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
     s, linear, spread, others = zeros64(x), zeros64(x), zeros64(x), zeros(x)
     whole, values = n // lanes(x) * lanes(x), lane_buffer(x, VALUES)
     room, only_capped = values, is_only_capped(o, base)
+    powers = waits and only_capped and powers_wait(x, o)
+    up = power_of_two(constants(zeros(x)).one - shift.magic)
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
         if keep and not only_capped:
             room = values_kept(kept, first)
         elif waits:
             room = advance(kept, first * item_bytes(kept))
-        if waits or (o.capped and keep and not is_streamed(call)):
+        if waits or (o.capped and keep):
             to = advance(g, WRITE_AHEAD * item_bytes(g)) if waits else g
             put_values(call, numbers, True, x, to, first, last, o, fetch, room)
         elif o.capped:
             put_values(call, numbers, False, x, g, first, last, o, fetch, room)
         if only_capped:
             if keep:
-                a, others = _block_of_values(True, x, room, kept, first, last, o, shift, others)
+                a, others = _block_of_values(BOTH, x, room, kept, first, last, o, shift, up, others)
+            elif powers:
+                a, others = _block_of_values(REST, x, room, kept, first, last, o, shift, up, others)
             else:
-                a, others = _block_of_values(False, x, room, kept, first, last, o, shift, others)
+                a, others = _block_of_values(NOTHING, x, room, kept, first, last, o, shift, up, others)
             s = s + a
         else:
             args = shift, middle, weight, q, kept, keep, room
@@ -491,7 +513,6 @@ def general_sums(call, numbers, x, g, q, weight, n, shift, base, middle, kept, k
         room = values_kept(kept, whole)
     elif waits:
         room = values
-        store_part(kept, whole, n - whole, value(load_part(x, whole, n - whole), o))
     args = shift, middle, weight, q, kept, keep, room
     a, b, c, others = _general_block(x, whole, n, False, o, fetch, base, args, others)
     if keep and only_capped and whole < n:
