@@ -259,9 +259,8 @@ def _times_factor(d, plan):
 
 @inline
 def again_capped(x, j, n, whole, o, plan, kept, kind):
-    """As ``again``, of rows that are only capped: their gradient, whole and as it comes out of ``_from_values``."""
-    v = value(load(x, j) if whole else load_part(x, j, n), o)
-    d = _times_factor(_capped_again(v, o, plan), plan)
+    """As ``again``, of a part of a vector of rows that are only capped: their gradient, as ``_from_values`` has it."""
+    d = _times_factor(_capped_again(value(load_part(x, j, n), o), o, plan), plan)
     return d, d
 
 
@@ -289,7 +288,7 @@ def _write_only_capped(powers, waits, call, numbers, x, g, n, y, o, plan, q, kep
     room = values
     for first in range(0, whole, BLOCK):
         last = min(whole, first + BLOCK)
-        if powers or waits:
+        if waits:
             room = advance(kept, first * item_bytes(kept))
         else:
             put_values(call, numbers, False, x, g, first, last, o, np.int64(0), room)

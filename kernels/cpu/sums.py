@@ -418,7 +418,10 @@ def is_only_capped(o, base):
 
 @inline
 def powers_wait(x, o):
-    """Whether, of rows that are only capped, not ``v`` waits but what the gradient is proportional to."""
+    """Whether, of rows that are only capped, not ``v`` waits but what the gradient is proportional to.
+
+    (Where no such number can be below the smallest normal one, and lose bits that it has with another K.)
+    """
     return o.unit <= constants(zeros(x)).gentle
 
 
