@@ -18,6 +18,7 @@ import llvmlite.binding
 from numba import cfunc, types
 
 from fastce.kernels.cpu import kernels
+from fastce.kernels.cpu.regimes import REGIMES
 
 # What each machine's instructions look like, up to the operands that say of which kind they are.
 SYNTAX = {
@@ -68,7 +69,7 @@ def kernels_of(dtype: str) -> list[Any]:
         return cfunc(types.void(*[types.int64] * 5), error_model="numpy")(function)
 
     found = []
-    for regime in kernels.REGIMES:
+    for regime in REGIMES:
         compiled = kernels.work_on(ELEMENTS[dtype], regime)
         if compiled.cache_hits:
             with mock.patch.object(kernels, "work", without_cache):

@@ -20,16 +20,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 import fastce
+from fastce import plain
 from fastce.kernels import cpu
-from fastce.kernels.cpu import kernels, launch
+from fastce.kernels.cpu import launch
 from fastce.kernels.cpu.pointers import load, pointer, store
+from fastce.kernels.cpu.regimes import ROWS, regime_of
 from fastce.kernels.cpu.short import THROUGH
 from fastce.kernels.cpu.simd import FLOATS, NATIVE, bits, fma, from_bits
 from fastce.kernels.cpu.table import most_kept
@@ -80,7 +81,7 @@ def passes_of(case: Case) -> tuple[str, ...]:
 
     A part of long rows waits in all cells; it would not in rows of more than 262,144 classes, nor in a few of 16 bits.
     """
-    if launch._regime(case.n_rows, case.n_classes) != kernels.ROWS:
+    if regime_of(case.n_rows, case.n_classes) != ROWS:
         return "rows to lanes", "largest logits of lanes", "sums of lanes", "gradients of lanes", "lanes to rows"
     if case.function == "forward":
         return "largest logit", "sums"
@@ -210,12 +211,6 @@ def steps_of(rate: Rate) -> list[str]:
     return [i for loop in loops for i in loop if i.startswith("v")]
 
 
-@numba.njit(error_model="numpy", nogil=True)
-def nothing(function, step, block, x, g, no_rows, targets, ignore_index, tuning):  # type: ignore[no-untyped-def]
-    """What `kernels.solve_plain` takes and gives, and nothing in between."""
-    return -1, 0.0
-
-
 def python_function(logits: Array, targets: Array, grad: Array) -> None:
     """A call of Python's, for scale."""
 
@@ -233,22 +228,15 @@ def small() -> Record:
     """Time a small call, the steps that it is made of, and scikit-learn's where that is installed."""
     problem = Problem(SMALL.n_rows, SMALL.n_classes, dtype_of(SMALL.dtype))
     x, y, g = problem.logits, problem.targets, problem.out
-    args: tuple[Any, ...] = ()
-
-    def remember(*given: Any) -> tuple[int, float]:
-        nonlocal args
-        args = given
-        return -1, 0.0
-
-    with mock.patch.object(kernels, "solve_plain", remember):
-        launch.plain(x, y, g, -100)
+    mean, args = cpu.plain.FLOATS.mean(), (y, g, plain.NO_OPTIONS, cpu.plain.SMALL)
     calls: Calls = {
         "python": lambda: python_function(x, y, g),
-        "nothing": lambda: nothing(*args),
-        "kernel": lambda: kernels.solve_plain(*args),  # type: ignore[no-untyped-call]
-        "launch": lambda: launch.plain(x, y, g, -100),
+        "nothing": lambda: mean(cpu.plain.FLOATS.address, None, *args),  # (which is not plain)
+        "kernel": lambda: mean(cpu.plain.FLOATS.address, x, *args),
+        "launch": lambda: plain.mean_loss(x, y, g, True, plain.NO_OPTIONS),
         "fastce": lambda: fastce.cross_entropy_with_grad(x, y, grad_out=g),
     }
+    fastce.cross_entropy_with_grad(x, y, grad_out=g)  # (what the kernel needs is there from now on)
     calls |= {name: PROVIDERS[name].builders["gradient"](problem).call for name in BESIDE_SMALL}
     return record("small call", SMALL, run_race(calls))
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from numpy import moveaxis, ndarray
 from numpy.typing import ArrayLike
 
-from . import dispatch, plain
+from . import dispatch
 from .kernels import reference
 from .kernels.task import Array
+from .plain import NO_OPTIONS, mean_loss, of_logits, options_of
 from .problem import AUX, NllOptions, Options, Shape, checked, cross_entropy_problem, nll_problem, rows_problem
 from .reduction import Scalar, reduce_rows
 
@@ -170,8 +171,9 @@ def cross_entropy(
     [5.0076 0.0206]
     """
     if out is None:
-        at_once = plain.mean_loss(logits, targets, None, False, options)
-        if at_once is not None:
+        usual = options_of(options) if options else NO_OPTIONS
+        at_once = usual and mean_loss(logits, targets, None, False, usual)
+        if at_once:
             return at_once[0]
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(
@@ -258,8 +260,9 @@ def cross_entropy_with_grad(
     """
     result: CrossEntropyResult
     if out is None and grad_output is None and type(aux) is tuple and not aux:
-        at_once = plain.mean_loss(logits, targets, grad_out, True, options)
-        if at_once is not None:
+        usual = options_of(options) if options else NO_OPTIONS
+        at_once = usual and mean_loss(logits, targets, grad_out, True, usual)
+        if at_once:
             mean, grad = at_once
             result = _new(CrossEntropyResult, (mean, grad, None, None, None, None, None, None, None))
             return result
@@ -386,7 +389,7 @@ def logsumexp(
     [1000.6931    0.    ]
     """
     if backend is None and type(axis) is int and axis == -1:
-        at_once = plain.of_logits("logsumexp", logits, out)
+        at_once = of_logits("logsumexp", logits, out)
         if at_once is not None:
             return at_once
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
@@ -430,7 +433,7 @@ def softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, back
     [[0.     0.0067 0.9933]]
     """
     if backend is None and type(axis) is int and axis == -1:
-        at_once = plain.of_logits("softmax", logits, out)
+        at_once = of_logits("softmax", logits, out)
         if at_once is not None:
             return at_once
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
@@ -474,7 +477,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, 
     [[-2.0611537e-09 -2.0000000e+01]]
     """
     if backend is None and type(axis) is int and axis == -1:
-        at_once = plain.of_logits("log_softmax", logits, out)
+        at_once = of_logits("log_softmax", logits, out)
         if at_once is not None:
             return at_once
     if type(logits) is not ndarray and dispatch.on_gpu(logits):

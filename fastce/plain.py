@@ -3,7 +3,8 @@
 Of a small call, Python takes longer than the kernel; of a large one, which leaves nothing in the caches of what Python
 needs, a tenth of the time.
 
-It only recognises what needs no second look, and leaves everything else, every error among it, to `problem.py`.
+What is plain, `kernels/cpu/entry.py` says, in machine code. Everything else, every error among it, is left to
+`problem.py`.
 """
 
 from __future__ import annotations
@@ -14,150 +15,165 @@ from typing import Any
 import numpy as np
 
 from . import dispatch, memory
-from .kernels.task import Array
+from .kernels.task import DONE, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, NOT_SMALL, SOFTMAX, Array
 from .reduction import Scalar, to_float32
 
-_ndarray, _may_share_memory = np.ndarray, np.may_share_memory  # (to find an attribute of a module takes 19 ns)
-_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-_INT64 = np.dtype(np.int64)
+_ndarray = np.ndarray  # (to find an attribute of a module takes 19 ns)
+_FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _INTEGERS = frozenset((np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32))  # that int64 can hold
 _IGNORE_INDEX = -100
-_USUAL, _2_63 = 1e30, 1 << 63  # numbers below this are finite in every type
+_2_63 = 1 << 63
+_FEW = 100_000  # elements: a gradient of so many is there before it is known whether the call is plain
 
-# What makes a scalar of the loss, by the type of the logits; bfloat16, which is not NumPy's, comes with its first call.
-_scalars: dict[Any, Any] = {_FLOAT32: to_float32, _FLOAT64: np.float64, np.dtype(np.float16): to_float32}
-
-_new: Any = tuple.__new__  # a NamedTuple in half the time
-_cpu: Any = None  # the kernels, imported by the first call: an import takes 2 µs even if done
-
-
-def mean_loss(
-    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: Mapping[str, Any]
-) -> tuple[Scalar, Array | None] | None:
-    """Give mean loss and gradient of a plain call, or None if this is not one."""
-    if type(logits) is not _ndarray or type(targets) is not _ndarray:
-        return None
-    dtype, shape = logits.dtype, logits.shape
-    scalar = _scalars.get(dtype) or _scalar_of(dtype)
-    if scalar is None or len(shape) != 2 or not logits.size:
-        return None
-    if not logits.flags.carray:
-        return None
-    given, soft = targets, targets.ndim == 2
-    if soft:
-        if not _fits(targets, _FLOAT64 if dtype is _FLOAT64 else _FLOAT32, shape):
-            return None
-    elif targets.ndim != 1 or len(targets) != shape[0]:
-        return None
-    elif targets.dtype is not _INT64 or not targets.flags.carray:
-        if targets.dtype.type not in _INTEGERS:
-            return None
-        given = targets.astype(_INT64)
-    ignore_index, mean = _IGNORE_INDEX, None
-    if options or soft:
-        ignore_index, mean = options.get("ignore_index", _IGNORE_INDEX), _mean_of(options, logits)
-        if mean is None or type(ignore_index) is not int or not -_2_63 <= ignore_index < _2_63:
-            return None
-    grad = None
-    if grad_out is not None:
-        if grad_out is not logits and not (_fits(grad_out, dtype, shape) and _are_apart(grad_out, logits)):
-            return None
-        if not _are_apart(grad_out, targets) or (mean is not None and not _are_apart_from_weights(grad_out, mean)):
-            return None
-        grad = grad_out
-    elif with_grad:
-        grad = np.empty_like(logits) if logits.nbytes < memory.LARGE else memory.empty(shape, dtype)
-    bad, loss = (_cpu or _import_cpu()).plain(logits, given, grad, ignore_index, mean)
-    if bad >= 0:
-        return None
-    return scalar(loss), grad
+# Options of a mean: weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale and ignore_index.
+Options = tuple[Any, Any, Any, Any, Any, Any, int]
+NO_OPTIONS: Options = (None, None, 0.0, 0.0, None, 1.0, _IGNORE_INDEX)
 
 
-def _mean_of(options: Mapping[str, Any], logits: Array) -> Any:
-    """Give the options as the kernels take them; None if one of them is nothing usual."""
+def options_of(options: Mapping[str, Any]) -> Options | None:
+    """Give the options as the kernels take them; None if there are others."""
     weight = sample_weight = softcap = None
-    label_smoothing, z_loss, logit_scale = 0.0, 0.0, 1.0
+    label_smoothing, z_loss, logit_scale, ignore_index = 0.0, 0.0, 1.0, _IGNORE_INDEX
     for name, value in options.items():  # (few: to ask for each in turn takes longer)
         if name == "label_smoothing":
             label_smoothing = value
-        elif name == "z_loss":
-            z_loss = value
-        elif name == "softcap":
-            softcap = value
-        elif name == "logit_scale":
-            logit_scale = value
+        elif name == "ignore_index":
+            if not is_index(value):
+                return None
+            ignore_index = value
         elif name == "weight":
             weight = value
         elif name == "sample_weight":
             sample_weight = value
-        elif name != "ignore_index":
+        elif name == "softcap":
+            softcap = value
+        elif name == "z_loss":
+            z_loss = value
+        elif name == "logit_scale":
+            logit_scale = value
+        else:
             return None
-    of = _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32
-    if weight is not None and not _fits(weight, of, logits.shape[1:]):
-        return None
-    if sample_weight is not None and not _fits(sample_weight, of, logits.shape[:1]):
-        return None
-    return mean_with(weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale)
+    return weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale, ignore_index
 
 
-def mean_with(
-    weight: Array | None, sample_weight: Array | None, label_smoothing: Any, z_loss: Any, softcap: Any, logit_scale: Any
-) -> Any:
-    """Give these options as the kernels take them; None if a number is nothing usual."""
-    cap = 0.0 if softcap is None else softcap
-    usual = (
-        type(label_smoothing) is type(z_loss) is type(cap) is type(logit_scale) is float
-        and 0.0 <= label_smoothing <= 1.0
-        and -_USUAL < z_loss < _USUAL
-        and -_USUAL < logit_scale < _USUAL
-        and (softcap is None or 1.0 / _USUAL < cap < _USUAL)
-    )
-    if not usual:
+def is_index(value: Any) -> bool:
+    """Whether it is an integer that int64 can hold."""
+    return type(value) is int and -_2_63 <= value < _2_63
+
+
+def mean_loss(
+    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: Options
+) -> tuple[Scalar, Array | None] | None:
+    """Give mean loss and gradient of a plain call, or None if this is not one."""
+    grad = grad_out
+    if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < _FEW:
+        grad = np.empty_like(logits)
+    status, loss = _small_mean(_known, logits, targets, grad, options, -1)
+    if status == DONE:
+        return to_float32(loss), grad
+    if type(logits) is _ndarray and logits.dtype is _FLOAT64:
+        status, loss = _small_mean_64(_known_64, logits, targets, grad, options, -1)
+        if status == DONE:
+            return np.float64(loss), grad
+    return _mean_otherwise(logits, targets, grad, with_grad, options, status)
+
+
+def _mean_otherwise(
+    logits: Any, targets: Any, grad: Any, with_grad: bool, options: Options, status: int
+) -> tuple[Scalar, Array | None] | None:
+    """The same of logits of other types, of many, of which no work is compiled yet, or whose targets are not int64."""
+    if type(logits) is not _ndarray or type(targets) is not _ndarray:
         return None
-    return _new((_cpu or _import_cpu()).Mean, (weight, sample_weight, label_smoothing, z_loss, cap, logit_scale))
+    if status == NOT_PLAIN:
+        given = _as_int64(targets, grad)
+        if given is None or (given is targets and logits.dtype in (_FLOAT32, _FLOAT64)) or not _cpu.knows(logits.dtype):
+            return None
+        targets = given
+    of = _cpu.DOUBLES if logits.dtype is _FLOAT64 else _cpu.FLOATS
+    status, loss = _cpu.small_mean(of, logits, targets, grad, options)
+    if status == NOT_SMALL:
+        if with_grad and grad is None:
+            grad = memory.empty(logits.shape, logits.dtype)
+        status, loss = _cpu.large_mean(of, logits, targets, grad, options)
+    if status != DONE:
+        return None
+    return np.float64(loss) if of is _cpu.DOUBLES else to_float32(loss), grad
+
+
+def _as_int64(targets: Array, grad: Any) -> Array | None:
+    """Give targets that are classes as int64, and others as they are; None if that is not to be had."""
+    if targets.ndim != 1 or (targets.dtype is _INT64 and targets.flags.carray):
+        return targets
+    if targets.dtype.type not in _INTEGERS or (type(grad) is _ndarray and np.may_share_memory(grad, targets)):
+        return None
+    return targets.astype(_INT64)
+
+
+_KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX}
 
 
 def of_logits(function: str, logits: Any, out: Any) -> Array | None:
     """Give what a plain call of softmax, log_softmax or logsumexp gives, or None if this is not one."""
-    if type(logits) is not _ndarray or not logits.size:
+    kind, fill = _KINDS[function], out
+    if fill is None:
+        if type(logits) is not _ndarray or not logits.flags.carray or logits.ndim != 2:
+            return None
+        if kind == GRADIENTS:
+            fill = np.empty(len(logits), _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32)
+        else:
+            fill = np.empty_like(logits) if logits.size < _FEW else memory.empty(logits.shape, logits.dtype)
+    status = _small_of_logits(_known, logits, fill, kind, -1)
+    return fill if status == DONE else _of_logits_otherwise(logits, fill, kind, status)
+
+
+def _of_logits_otherwise(logits: Any, fill: Any, kind: int, status: int) -> Array | None:
+    """The same of logits of other types, of many, or of which no work is compiled yet."""
+    if type(logits) is not _ndarray or (
+        status == NOT_PLAIN and (logits.dtype is _FLOAT32 or not _cpu.knows(logits.dtype))
+    ):
         return None
-    dtype, shape = logits.dtype, logits.shape
-    if (dtype not in _scalars and not _scalar_of(dtype)) or len(shape) != 2 or not logits.flags.carray:
-        return None
-    one_each = function == "logsumexp"
-    filled, of = (shape[:1], _FLOAT64 if dtype is _FLOAT64 else _FLOAT32) if one_each else (shape, dtype)
-    if out is None:
-        out = memory.empty(filled, of)
-    elif not (_fits(out, of, filled) and ((out is logits and not one_each) or _are_apart(out, logits))):
-        return None
-    (_cpu or _import_cpu()).plain_of_logits(function, logits, out)
-    result: Array = out
-    return result
+    of = _cpu.DOUBLES if logits.dtype is _FLOAT64 else _cpu.FLOATS
+    status = _cpu.small_of_logits(of, logits, fill, kind)
+    if status == NOT_SMALL:
+        status = _cpu.large_of_logits(of, logits, fill, kind)
+    result: Array = fill
+    return result if status == DONE else None
 
 
-def _fits(out: Any, dtype: Any, shape: Any) -> bool:
-    """Whether an array is of that type and shape, and can be written."""
-    return type(out) is _ndarray and out.dtype is dtype and out.shape == shape and out.flags.carray
+# What `kernels/cpu/plain.py` gives, imported by the first call (an import takes 2 µs even if done): itself, what is
+# known of logits computed in float32, and the functions of `kernels/cpu/entry.py` for them.
+_cpu: Any = None
+_known = _known_64 = 0
 
 
-def _are_apart(a: Array, b: Array) -> bool:
-    """Whether two arrays cannot overlap, as two that own their memory."""
-    return a is not b and ((a.base is None and b.base is None) or not _may_share_memory(a, b))
+def _first_mean(known: int, *args: Any) -> tuple[int, float]:
+    global _small_mean
+    _small_mean = _import_cpu().FLOATS.mean()
+    status, loss = _small_mean(_known, *args)
+    return status, loss
 
 
-def _are_apart_from_weights(a: Array, mean: Any) -> bool:
-    """The same of an array and all weights."""
-    return all(weight is None or _are_apart(a, weight) for weight in (mean.weight, mean.sample_weight))
+def _first_mean_64(known: int, *args: Any) -> tuple[int, float]:
+    global _small_mean_64
+    _small_mean_64 = _import_cpu().DOUBLES.mean()
+    status, loss = _small_mean_64(_known_64, *args)
+    return status, loss
 
 
-def _scalar_of(dtype: Any) -> Any:
-    """As `_scalars`, of any type; None if there are no such logits."""
-    if dtype.name == "bfloat16" and dtype.isnative:
-        _scalars[dtype] = to_float32
-    return _scalars.get(dtype)
+def _first_of_logits(known: int, *args: Any) -> int:
+    global _small_of_logits
+    _small_of_logits = _import_cpu().FLOATS.of_logits()
+    status: int = _small_of_logits(_known, *args)
+    return status
+
+
+_small_mean: Any = _first_mean
+_small_mean_64: Any = _first_mean_64
+_small_of_logits: Any = _first_of_logits
 
 
 def _import_cpu() -> Any:
-    global _cpu
-    _cpu = dispatch.cpu()
+    global _cpu, _known, _known_64
+    _cpu = dispatch.cpu().plain
+    _known, _known_64 = _cpu.FLOATS.address, _cpu.DOUBLES.address
     return _cpu

@@ -8,6 +8,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# What the rows of a "gradient" are to be.
+GRADIENTS, SOFTMAX, LOG_SOFTMAX = range(3)
+
+# What comes of a plain call on the CPU: something of it is not plain, or a target is bad; it is not small; all is done.
+# From MISSING on, work is not compiled that it takes.
+NOT_PLAIN, NOT_SMALL, DONE, MISSING = range(4)
+
 
 class Task(NamedTuple):
     """Arrays in, options, arrays to fill: one cross-entropy over N > 0 rows of C > 0 classes.

@@ -77,27 +77,16 @@ def _solve_small(input: Tensor, target: Tensor, o: Options, with_grad: bool) -> 
         or not (input.is_cpu and input.is_contiguous() and target.is_contiguous())
     ):
         return None
-    mean = None
+    options = plain.NO_OPTIONS
     if o is not PLAIN:
-        if o.reduction != "mean" or o.normalizer is not None or o.aux:
+        if o.reduction != "mean" or o.normalizer is not None or o.aux or not plain.is_index(o.ignore_index):
             return None
-        mean = plain.mean_with(None, None, o.label_smoothing, o.z_loss, o.softcap, o.logit_scale)
-        if mean is None:
-            return None
+        options = None, None, o.label_smoothing, o.z_loss, o.softcap, o.logit_scale, o.ignore_index
     grad = torch.empty_like(input) if with_grad else None
-    bad_row, loss = (_cpu or _import_cpu()).plain(
-        input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), o.ignore_index, mean
+    solved = plain.mean_loss(
+        input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), False, options
     )
-    return Solved(torch.scalar_tensor(loss, dtype=dtype), grad, ()) if bad_row < 0 else None
-
-
-_cpu: Any = None
-
-
-def _import_cpu() -> Any:
-    global _cpu
-    _cpu = dispatch.cpu()
-    return _cpu
+    return Solved(torch.scalar_tensor(float(solved[0]), dtype=dtype), grad, ()) if solved else None
 
 
 def _solve_on_cpu(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..task import Array, Task
+from ..task import LOG_SOFTMAX, SOFTMAX, Array, Task
+from . import plain
 from . import targets as _targets
 from .cache import NotOnDisk, only_from_disk
-from .call import LOG_SOFTMAX, SOFTMAX
-from .launch import LIMITS, Mean, plain, plain_of_logits, run
+from .launch import LIMITS, run
 
 __all__ = [
     "LIMITS",
-    "Mean",
     "NotOnDisk",
     "cross_entropy",
     "log_softmax",
     "logsumexp",
     "only_from_disk",
     "plain",
-    "plain_of_logits",
     "scan_targets",
     "softmax",
     "sum_rows",

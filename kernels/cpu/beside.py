@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..task import LOG_SOFTMAX
 from .addresses import in_order, lead_of
 from .call import (
     EVEN,
     FETCH,
     GRADIENT_STEP,
     KIND,
-    LOG_SOFTMAX,
     N_CLASSES,
     NONE,
     SMOOTHED,

@@ -19,6 +19,7 @@ from .simd import NATIVE, WIDE, fma, rounded, zeros
 # Integers. Pointers are 0 where something is not there. Steps are bytes from row to row; where no single step describes
 # the rows, OFFSETS points to their distances from the first one: all of x, of the gradient, of q, and of the Hessian.
 # In the same order, CLASS_STEPS are bytes from class to class: the size of an element for all but ``narrow.py``.
+# KIND is one of those of ``task.py``.
 (
     N_ROWS, N_CLASSES, X, X_STEP, GRADIENT, GRADIENT_STEP, Q, Q_STEP, HESS, HESS_STEP, OFFSETS,
     TARGETS, IGNORE_INDEX, WEIGHT, SAMPLE_WEIGHT, UPSTREAM, LSE_IN,
@@ -33,9 +34,6 @@ from .simd import NATIVE, WIDE, fma, rounded, zeros
     _, _, UNIT, SIGN, ORDER, SOFTCAP, INNER, SLOPE, KEEP, SHARE, Z_LOSS, CE_SCALE, ZL_SCALE, ZL_RATIO,
     NUMBERS,
 ) = range(15)  # fmt: skip
-
-# KIND: what the rows of the "gradient" are to be.
-GRADIENTS, SOFTMAX, LOG_SOFTMAX = 0, 1, 2
 
 # SPREAD: how much of the target lies on every class, apart from the target class itself.
 NONE, SMOOTHED, PROBABILITIES = 0, 1, 2
@@ -79,6 +77,11 @@ def needs(softcap: float, scale: float, spread: int, weighted: bool) -> int:
     if softcap != 0.0 or scale <= 1e-33 or (weighted and spread != NONE):
         return GENERAL
     return SOFT if spread == PROBABILITIES else EVEN
+
+
+def spread_of(soft: bool, smoothing: float) -> int:
+    """SPREAD of targets that are probabilities, if ``soft``, or classes."""
+    return PROBABILITIES if soft else SMOOTHED if smoothing > 0.0 else NONE
 
 
 _needs = inline(needs)
@@ -139,22 +142,27 @@ def fill_blocks(
     call[CORRECT] = _address(classes_out[2])
     call[KIND], call[STREAM], call[FETCH] = kind, tuning[0], tuning[1]
 
-    smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio = settings
     if q.size > 0:
         call[SPREAD] = PROBABILITIES
     else:
-        call[SPREAD] = SMOOTHED if smoothing > 0.0 and targets.size > 0 else NONE
+        call[SPREAD] = SMOOTHED if settings[0] > 0.0 and targets.size > 0 else NONE
+    fill_numbers(call, numbers, pointer(x), settings)
 
+
+@inline
+def fill_numbers(call, numbers, x, settings):
+    """Write the numbers of a call, whose integers are written; pointer ``x`` says in which type is computed."""
+    smoothing, z_loss, softcap, logit_scale, ce_scale, zl_scale, zl_ratio = settings
     unit = softcap if softcap > 0.0 else logit_scale
-    hi = rounded(pointer(x), unit * LOG2E)
+    hi = rounded(x, unit * LOG2E)
     call[HI_LO] = address_of(numbers)
-    hi_lo = arithmetic_at(call[HI_LO], pointer(x))
+    hi_lo = arithmetic_at(call[HI_LO], x)
     store_one(hi_lo, 0, hi)
-    store_one(hi_lo, 1, rounded(pointer(x), fma(unit, LOG2E, -np.float64(hi)) + unit * LOG2E_REST))
+    store_one(hi_lo, 1, rounded(x, fma(unit, LOG2E, -np.float64(hi)) + unit * LOG2E_REST))
     numbers[UNIT], numbers[SIGN] = unit, np.sign(unit)
     numbers[SLOPE], numbers[ORDER] = logit_scale, np.sign(logit_scale)
     numbers[SOFTCAP], numbers[INNER] = softcap, logit_scale / softcap if softcap > 0.0 else 0.0
-    numbers[KEEP], numbers[SHARE] = 1.0 - smoothing, smoothing / n_classes
+    numbers[KEEP], numbers[SHARE] = 1.0 - smoothing, smoothing / call[N_CLASSES]
     numbers[Z_LOSS], numbers[CE_SCALE], numbers[ZL_SCALE] = z_loss, ce_scale, zl_scale
     numbers[ZL_RATIO] = zl_ratio
 

@@ -11,6 +11,7 @@ Zen 4: 46 seconds in place of 63).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from numba import njit, types
@@ -45,6 +46,27 @@ def serial(function: F) -> F:
     compiled: F = njit(**_COMMON)(function)
     keep_on_disk(compiled, function)
     return compiled
+
+
+def from_objects(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
+    """A kernel called from Python with objects that it reads itself (``objects.py``), kept on disk.
+
+    Gives what gives the function to call, as compiled for that signature: Numba's own way in would look at what the
+    arguments are, in order to choose.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[[], Any]:
+        @cache
+        def ready() -> Any:
+            compiled = njit(error_model="numpy")(function)
+            keep_on_disk(compiled, function)
+            compiled.compile(signature)
+            (overload,) = compiled.overloads.values()
+            return overload.entry_point
+
+        return ready
+
+    return decorate
 
 
 def parallel(function: F) -> F:

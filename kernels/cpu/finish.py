@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..formats import LN2, LOG2E, LOG2E_REST
+from ..task import GRADIENTS, LOG_SOFTMAX
 from .call import (
     ARGMAX,
     CE_SCALE,
     CORRECT,
     ENTROPY,
     GRADIENT,
-    GRADIENTS,
     HESS,
     IGNORE_INDEX,
     KIND,
-    LOG_SOFTMAX,
     LOSS,
     LSE,
     LSE_IN,

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..task import LOG_SOFTMAX
 from .addresses import in_order
 from .call import (
     EVEN,
     GENERAL,
     GRADIENT_STEP,
     KIND,
-    LOG_SOFTMAX,
     N_CLASSES,
     NONE,
     Q_STEP,

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba.np.numpy_support import from_dtype
 
-from ..task import Array, Task
+from ..task import GRADIENTS, LOG_SOFTMAX, Array, Task
 from . import kernels, threads
-from .call import EVEN, GENERAL, GRADIENTS, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, SOFT, SOFTMAX, STREAMS, needs
-from .narrow import MAX_CLASSES, MOST_WIDE
+from .call import GENERAL, STREAMS, needs, spread_of
+from .regimes import LOOK, ROWS, SMALL, regime_of, size_of_work
 from .sums import CHUNK
 from .targets import sum_rows
 
 
 class Limits(NamedTuple):
-    """Where the regimes begin and end."""
+    """What a call is cut into, and how it uses the caches."""
 
-    serial: int  # elements: below, one thread computes, of which ...
-    row: int  # ... a row costs as many as this, whatever its classes
+    serial: int  # ``size_of_work``: below, one thread computes
     block: int  # elements: what a thread takes at a time
     fetch: int  # bytes: how far ahead of what is read memory is asked for
     stream: int  # bytes of logits: from here on, gradients go past the caches (``go_past``)
@@ -63,7 +62,7 @@ class Limits(NamedTuple):
 # That is with AVX-512. With AVX2 there is twice as much to compute, and the memory waits (a Zen 3, with 8,192 x 1,000,
 # 32,768 x 1,000 and 1,024 x 32,000): through the caches .51, .47 and .51, past them, by whole lines, .59, .51 and .54.
 STREAM = 8_000_000 if STREAMS else 1 << 62
-LIMITS = Limits(serial=100_000, row=10, block=1 << 16, fetch=1 << 15, stream=STREAM, even=4, rows=16)
+LIMITS = Limits(serial=SMALL, block=1 << 16, fetch=1 << 15, stream=STREAM, even=4, rows=16)
 
 
 class Memory(NamedTuple):
@@ -94,7 +93,7 @@ def memory_of(dtype: np.dtype[Any]) -> Memory:
 
 
 @cache
-def _work(view: np.dtype[Any], regime: int) -> int:
+def work(view: np.dtype[Any], regime: int) -> int:
     """Address of the compiled work of a regime on logits that Numba sees as of this type."""
     return int(kernels.work_on(from_dtype(view), regime).address)
 
@@ -110,97 +109,16 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
     memory = memory_of(x.dtype)
     adjacent = _adjacent(x) and _adjacent(grad) and _adjacent(q) and _adjacent(hess)
     # (of the whole task: blocks of it must not differ in their regime, and in their last bits)
-    regime = _regime(x.size // x.shape[-1], x.shape[-1], _needs_of(task))
+    regime = regime_of(x.size // x.shape[-1], x.shape[-1], _needs_of(task))
     if q is not None and q.dtype.type is not memory.arithmetic:
         return _run_copied(task, kind, regime)
     if adjacent:
         return _run(task, kind, regime, memory.adjacent)
-    if regime != kernels.ROWS and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
+    if regime != ROWS and all(array is None or array.flags.aligned for array in (x, grad, q, hess)):
         return _run(
             task, kind, regime, tuple(_class_step(x if array is None else array) for array in (x, grad, q, hess))
         )
     return _run_copied(task, kind, regime)
-
-
-class Mean(NamedTuple):
-    """What a mean may ask for, beside what all do: the options of these names."""
-
-    weight: Array | None
-    sample_weight: Array | None
-    label_smoothing: float
-    z_loss: float
-    softcap: float  # 0: none
-    logit_scale: float
-
-
-def plain(
-    logits: Array, targets: Array, grad: Array | None, ignore_index: int, mean: Mean | None = None
-) -> tuple[int, float]:
-    """Mean loss and its gradient, all in one step: see ``kernels.solve_plain``.
-
-    The arrays are C-contiguous and writeable: logits (N, C) and gradient; targets, int64 (N,) or, if there is a
-    ``mean``, (N, C) of the arithmetic type; and weights, likewise of that.
-    """
-    n_rows, n_classes = logits.shape
-    works, no_gradient, no_rows, no_q, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
-    need, soft, softcap = EVEN, False, 0.0
-    if mean is not None:
-        weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale = mean
-        soft = targets.ndim == 2
-        spread = PROBABILITIES if soft else SMOOTHED if label_smoothing > 0.0 else NONE
-        need = needs(softcap, logit_scale, spread, weight is not None)
-    regime = _regime(n_rows, n_classes, need)
-    x = logits if view is None else logits.view(view)
-    g = no_gradient if grad is None else x if grad is logits else grad if view is None else grad.view(view)
-    if is_small(n_rows, n_classes):
-        step, block, tuning = regime, 0, _SMALL
-    else:
-        writes = grad is not None and grad is not logits
-        step, block, tuning = _plain_way(logits, regime, GRADIENTS, writes, softcap)
-    function = works[step] or _compiled(works, x, step)
-    result: tuple[int, float]
-    if mean is None:
-        args = (function, step, block, x, g, no_rows, targets, ignore_index, tuning)
-        result = _call(kernels.solve_plain_shared, kernels.solve_plain, args)
-        return result
-    of_classes, of_rows = no_rows if weight is None else weight, no_rows if sample_weight is None else sample_weight
-    q, classes = (targets, _NO_INTEGERS) if soft else (no_q, targets)
-    options = label_smoothing, z_loss, softcap, logit_scale
-    with_options = (function, step, block, x, g, q, classes, ignore_index, of_classes, of_rows, tuning, options)
-    result = _call(kernels.solve_mean_shared, kernels.solve_mean, with_options)
-    return result
-
-
-def _call(shared: Any, serial: Any, args: tuple[Any, ...]) -> Any:
-    """A kernel by all threads or, if the block in ``args`` is empty, by one."""
-    return serial(*args) if args[2] == 0 else threads.run(shared, serial, args, _alone)
-
-
-def plain_of_logits(name: str, logits: Array, fill: Array) -> None:
-    """Fill an array with softmax, log_softmax or logsumexp, by ``name``, all in one step.
-
-    The arrays are C-contiguous and writeable: logits (N, C), and (N, C) or (N,) to fill.
-    """
-    n_rows, n_classes = logits.shape
-    works, no_gradient, no_rows, _, view = _plain_of.get(logits.dtype.type) or _prepare(logits.dtype)
-    kind = _KINDS[name]
-    regime = _regime(n_rows, n_classes)
-    x = logits if view is None else logits.view(view)
-    if name == "logsumexp":
-        g, lse, writes = no_gradient, fill, False
-    else:
-        g, lse, writes = x if fill is logits else fill if view is None else fill.view(view), no_rows, fill is not logits
-    if is_small(n_rows, n_classes):
-        step, block, tuning = regime, 0, _SMALL
-    else:
-        step, block, tuning = _plain_way(logits, regime, kind, writes)
-    function = works[step] or _compiled(works, x, step)
-    args = (function, step, block, x, g, lse, kind, tuning)
-    _call(kernels.solve_logits_shared, kernels.solve_logits, args)
-
-
-_KINDS = {"logsumexp": GRADIENTS, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX}
-_SMALL = (0, 0)  # the tuning of small calls: nothing is streamed, nothing fetched ahead
 
 
 def go_past(n_bytes: int, kind: int = GRADIENTS, softcap: float = 0.0) -> bool:
@@ -216,76 +134,41 @@ def go_past(n_bytes: int, kind: int = GRADIENTS, softcap: float = 0.0) -> bool:
     return softcap == 0.0 and n_bytes >= (2 * LIMITS.stream if kind == LOG_SOFTMAX else LIMITS.stream)
 
 
-def _plain_way(
-    logits: Array, regime: int, kind: int, writes: bool, softcap: float = 0.0
-) -> tuple[int, int, tuple[int, int]]:
-    """Step, block and tuning of a call on contiguous logits that is not small; ``writes``: to another place."""
-    n_rows, n_classes = logits.shape
-    n_threads, x_step = threads.available(), logits.strides[0]
-    step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, logits.itemsize)
-    return step, block, (int(writes and go_past(logits.nbytes, kind, softcap)), fetch)
-
-
-_Plain = tuple[list[int], Array, Array, Array, Any]
-_plain_of: dict[Any, _Plain] = {}  # by the type of an element: to hash a NumPy dtype takes 0.3 µs
-
-
-def _prepare(dtype: np.dtype[Any]) -> _Plain:
-    """Of a type: the work on such logits, by regime, 0 where it is not compiled; what stands for a gradient, for
-    rows and for probabilities, how Numba must see the logits.
+class Way(NamedTuple):
+    """How a call is computed: the regime; the rows, or chunks, a thread takes at a time, 0 if one takes all; ``stream``
+    and ``fetch`` as in ``call.py``.
     """
-    memory = memory_of(dtype)
-    view = None if dtype.type is memory.view else np.dtype(memory.view)  # (which .view() takes faster than a type)
-    works = [0] * len(kernels.REGIMES)
-    _plain_of[dtype.type] = works, memory.no_gradient, memory.no_rows, memory.no_q, view
-    return _plain_of[dtype.type]
+
+    step: int
+    block: int
+    stream: int
+    fetch: int
 
 
-def _compiled(works: list[int], x: Array, regime: int) -> int:
-    """``_work``, remembered in ``works``."""
-    works[regime] = _work(x.dtype, regime)
-    return works[regime]
+def plain_way(logits: Array, need: int, kind: int, writes: bool, softcap: float = 0.0) -> Way:
+    """That of contiguous logits; ``writes``: to another place."""
+    n_rows, n_classes = logits.shape
+    n_threads, x_step = _n_threads(n_rows, n_classes), logits.strides[0]
+    regime = regime_of(n_rows, n_classes, need)
+    step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, logits.itemsize)
+    return Way(step, block, int(writes and go_past(logits.nbytes, kind, softcap)), fetch)
+
+
+def _n_threads(n_rows: int, n_classes: int) -> int:
+    """How many there are for a call. (To ask for more than one starts them.)"""
+    return 1 if is_small(n_rows, n_classes) else threads.available()
 
 
 def is_small(n_rows: int, n_classes: int) -> bool:
     """Whether one thread computes a call."""
-    return n_rows * (n_classes + LIMITS.row) < LIMITS.serial
-
-
-# The most classes of rows that have a lane each, by what they need.
-MOST_LANES = {GENERAL: MAX_CLASSES, EVEN: 96, SOFT: 56}
-
-
-def _regime(n_rows: int, n_classes: int, need: int = EVEN) -> int:
-    """That of whole rows: one by one, or a lane each. Nanoseconds a row, one thread, loss and gradient, in the cache:
-
-    classes                       64   100   128
-    a lane each                   36    59    73
-    one by one, by short.py       36    52    57
-    one by one, with options      70    84    95
-
-    And with probability targets (a Zen 4, past its second-level cache):
-
-    classes                       17    32    48    64    80
-    a lane each                   24    32    42    52    65
-    one by one, by short.py       39    39    44    51    60
-
-    (Out of the cache, 100 classes on two threads, 47 and 39.) With fewer rows than lanes, most lanes do nothing. A lane
-    each takes any layout, of which the others need a copy: 96 classes that lie first, on two threads, 81 and 265. The
-    same bits in any layout mean the same way, so that short.py begins a little late.
-    """
-    if n_classes <= MOST_WIDE:
-        return kernels.FEW
-    if n_classes <= 16 or (n_classes <= MOST_LANES[need] and n_rows >= 8):
-        return kernels.LANES
-    return kernels.ROWS
+    return size_of_work(n_rows, n_classes) < LIMITS.serial
 
 
 def _needs_of(task: Task) -> int:
     """What the rows of a task need; GENERAL too, where something is asked that takes more looks at a row."""
     if not task.argmax is task.correct is task.rank is task.entropy is task.hess is None:
         return GENERAL
-    spread = PROBABILITIES if task.probabilities is not None else SMOOTHED if task.label_smoothing > 0.0 else NONE
+    spread = spread_of(task.probabilities is not None, task.label_smoothing)
     return needs(task.softcap, task.logit_scale, spread, task.weight is not None)
 
 
@@ -298,22 +181,14 @@ def _shares(
     The regime is the one given, of whole rows, or that of chunks. 0 rows: one thread. Remembered, because kernels leave
     nothing in the caches of what Python looks at: every line of it that runs takes half a microsecond, or two.
     """
-    fetch, one_by_one = _fetched(x_step, n_classes, item_bytes), regime == kernels.ROWS
+    fetch, one_by_one = _fetched(x_step, n_classes, item_bytes), regime == ROWS
     if n_threads == 1:
         return regime, 0, fetch
     if one_by_one and n_classes > CHUNK and n_rows < limits.even * n_threads:
-        return kernels.LOOK, 1, fetch
+        return LOOK, 1, fetch
     blocks = -(-n_rows // max(1, min(max(limits.block // n_classes, limits.rows), -(-n_rows // (2 * n_threads)))))
     block = -(-n_rows // (-(-blocks // n_threads) * n_threads))  # (as many for each: Numba shares them out beforehand)
     return regime, block if one_by_one else -(-block // 16) * 16, fetch  # (whole groups)
-
-
-def _alone(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments for one thread, where others may not be used."""
-    function, step, _, x, *others = args
-    if step == kernels.LOOK:
-        function, step = _work(x.dtype, kernels.ROWS), kernels.ROWS
-    return (function, step, 0, x, *others)
 
 
 def _adjacent(array: Array | None) -> bool:
@@ -341,13 +216,10 @@ def _run(task: Task, kind: int, regime: int, class_steps: tuple[int, ...]) -> fl
         x_step = g_step = q_step = h_step = 0
     past = go_past(logits.nbytes, kind, softcap)
     streamed = past and grad is not None and grad is not logits
-    n_threads = 1 if is_small(n_rows, n_classes) else threads.available()  # (to ask how many there are starts them)
+    n_threads = _n_threads(n_rows, n_classes)
     step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, dtype.itemsize)
     x = _first_row(logits, view)
     args = (
-        _work(x.dtype, step),
-        step,
-        block,
         x,
         no_gradient if grad is None else x if grad is logits else _first_row(grad, view),
         no_q if q is None else _first_row(q, arithmetic),
@@ -378,8 +250,13 @@ def _run(task: Task, kind: int, regime: int, class_steps: tuple[int, ...]) -> fl
         kind,
         (int(streamed), fetch),
     )
-    total: float = _call(kernels.solve_shared, kernels.solve, args)
+    alone, shared = partial(_solve, kernels.solve, regime, 0), partial(_solve, kernels.solve_shared, step, block)
+    total: float = alone(args) if block == 0 else threads.run(shared, alone, args)
     return total
+
+
+def _solve(kernel: Any, step: int, block: int, args: tuple[Any, ...]) -> Any:
+    return kernel(work(args[0].dtype, step), step, block, *args)
 
 
 def _fetched(step: int, n_classes: int, item_bytes: int) -> int:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..task import GRADIENTS, LOG_SOFTMAX
 from .call import (
     CLASS_STEPS,
     ENTROPY,
     FETCH,
     GRADIENT,
     GRADIENT_STEP,
-    GRADIENTS,
     HESS,
     HESS_STEP,
     IGNORE_INDEX,
     KIND,
-    LOG_SOFTMAX,
     LSE,
     N_CLASSES,
     N_ROWS,

@@ -146,20 +146,20 @@ def free(typingctx: Any, address: types.Integer) -> Any:
 def call_work(
     typingctx: Any,
     function: types.Integer,
-    call: types.Array,
-    numbers: types.Array,
+    call: types.Type,
+    numbers: types.Type,
     step: types.Integer,
     begin: types.Integer,
     end: types.Integer,
 ) -> Any:
-    """Call the machine code at address ``function`` with the addresses of the two arrays and three numbers.
+    """Call the machine code at address ``function`` with the addresses of the two blocks and three numbers.
 
-    It takes the arrays, not their addresses, because Numba frees an array after the last statement that names it.
+    It takes arrays, if they are, not their addresses, because Numba frees one after the last statement that names it.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        arrays = [context.make_array(ty)(context, builder, a) for ty, a in zip(sig.args[1:3], args[1:3], strict=True)]
-        operands = [builder.ptrtoint(array.data, I64) for array in arrays] + list(args[3:])
+        blocks = [_start(context, builder, ty, a) for ty, a in zip(sig.args[1:3], args[1:3], strict=True)]
+        operands = [builder.ptrtoint(block, I64) for block in blocks] + list(args[3:])
         callee = ir.FunctionType(ir.VoidType(), [I64] * 5).as_pointer()
         builder.call(builder.inttoptr(args[0], callee), operands)
         return context.get_dummy_value()
@@ -167,12 +167,17 @@ def call_work(
     return types.void(types.int64, call, numbers, types.int64, types.int64, types.int64), codegen
 
 
+def _start(context: Any, builder: ir.IRBuilder, ty: types.Type, value: ir.Value) -> ir.Value:
+    """Pointer to the first element of an array, or that which a pointer points to."""
+    return context.make_array(ty)(context, builder, value).data if isinstance(ty, types.Array) else value
+
+
 @intrinsic
-def address_of(typingctx: Any, array: types.Array) -> Any:
-    """Address of the first element of an array (``array.ctypes.data`` counts references up and down)."""
+def address_of(typingctx: Any, array: types.Type) -> Any:
+    """Address of the first element of an array or at a pointer (``.ctypes.data`` counts references up and down)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, I64)
+        return builder.ptrtoint(_start(context, builder, sig.args[0], args[0]), I64)
 
     return types.int64(array), codegen
 
@@ -510,6 +515,22 @@ def prefetch(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
 def prefetch_write(typingctx: Any, base: types.CPointer, index: types.Integer) -> Any:
     """As ``prefetch``, for a line that is going to be written."""
     return _prefetch(base, write=1)
+
+
+@intrinsic(prefer_literal=True)
+def stack(typingctx: Any, element: types.NumberClass, n: types.IntegerLiteral) -> Any:
+    """Room for ``n`` (a constant) elements of a type on the stack of the function, inline or not, that calls this.
+
+    Nothing is in it: see ``lane_buffer``.
+    """
+    ty = types.CPointer(element.dtype)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        with builder.goto_entry_block():
+            start = builder.alloca(ir.ArrayType(context.get_value_type(element.dtype), n.literal_value))
+        return builder.bitcast(start, context.get_value_type(ty))
+
+    return ty(element, n), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..task import LOG_SOFTMAX
 from . import extras
 from .addresses import SPARE, at_a_distance
 from .call import (
@@ -13,7 +14,6 @@ from .call import (
     GRADIENT_STEP,
     HESS,
     KIND,
-    LOG_SOFTMAX,
     LSE,
     N_CLASSES,
     NO_TARGET,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..task import LOG_SOFTMAX
 from .call import (
     FETCH,
     GRADIENT,
     GRADIENT_STEP,
     KIND,
-    LOG_SOFTMAX,
     N_CLASSES,
     NONE,
     Q_STEP,

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .call import FETCH, GRADIENT, KIND, LOG_SOFTMAX, NONE, PROBABILITIES, SMOOTHED, is_streamed, options_of
+from ..task import LOG_SOFTMAX
+from .call import FETCH, GRADIENT, KIND, NONE, PROBABILITIES, SMOOTHED, is_streamed, options_of
 from .compile import device, inline
 from .element import soft_weights, spread_weights, value
 from .folds import counted, fold_add, fold_larger, fold_powers, fold_times

@@ -31,15 +31,13 @@ def available() -> int:
     return int(numba.get_num_threads())
 
 
-def run(
-    shared: Callable[..., Any], serial: Callable[..., Any], args: tuple[Any, ...], alone: Callable[..., Any]
-) -> Any:
-    """Give ``shared(*args)``; or ``serial(*alone(args))`` where another thread is in a kernel and must be alone."""
+def run(shared: Callable[..., Any], alone: Callable[..., Any], *args: Any) -> Any:
+    """Give ``shared(*args)``; or ``alone(*args)`` where another thread is in a kernel and must be the only one."""
     global _concurrent
     if _concurrent:
         return shared(*args)
     if not _entry.acquire(blocking=False):
-        return serial(*alone(args))
+        return alone(*args)
     try:
         result = shared(*args)
         _concurrent = numba.threading_layer() in _CONCURRENT_LAYERS

@@ -1,0 +1,113 @@
+"""What ``entry.py`` needs of Python: to know what lies where, to compile what is missing, to start threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..task import GRADIENTS, MISSING, Array
+from . import entry, launch, threads
+from .call import EVEN, needs, spread_of
+from .entry import OF_TYPE, TYPES, WORK
+from .objects import are_as_expected
+
+# Options of a mean: weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale and ignore_index.
+MeanOptions = tuple[Any, Any, Any, Any, Any, Any, int]
+
+
+class Logits:
+    """All logits that are computed in one type."""
+
+    def __init__(self, arithmetic: Any, *dtypes: Any) -> None:
+        self._dtypes: list[np.dtype[Any]] = []
+        self._known = np.zeros(entry.KNOWN, np.int64)
+        self.address = self._known.ctypes.data
+        dtype = np.dtype(arithmetic)
+        if are_as_expected():  # (if not, nothing is an array, and nothing plain)
+            self._known[:TYPES] = id(np.ndarray), id(None), id(float), id(_INT64), id(dtype), dtype.itemsize
+        for other in dtypes:
+            self.learn(np.dtype(other))
+        self.mean = entry.mean_in(arithmetic)
+        self.mean_shared = entry.mean_shared_in(arithmetic)
+        self.of_logits = entry.of_logits_in(arithmetic)
+        self.of_logits_shared = entry.of_logits_shared_in(arithmetic)
+
+    def learn(self, dtype: np.dtype[Any]) -> None:
+        """Take logits of this type for such, from now on."""
+        at = TYPES + OF_TYPE * len(self._dtypes)
+        self._dtypes.append(dtype)
+        self._known[at + 1] = dtype.itemsize
+        self._known[at] = id(dtype)
+
+    def knows(self, dtype: np.dtype[Any]) -> bool:
+        """Whether it has learned that."""
+        return any(dtype is known for known in self._dtypes)
+
+    def run(self, alone: Callable[[], Any], *args: Any) -> Any:
+        """Give what a function gives that ``alone`` makes ready, once the work that it calls is compiled."""
+        while True:
+            found = alone()(self.address, *args)
+            status = found[0] if type(found) is tuple else found
+            if status < MISSING:
+                return found
+            which, regime = divmod(status - MISSING - TYPES - WORK, OF_TYPE)
+            self._known[status - MISSING] = launch.work(launch.memory_of(self._dtypes[which]).view, regime)
+
+    def share(self, alone: Callable[[], Any], shared: Callable[[], Any], way: launch.Way, *args: Any) -> Any:
+        """The same by as many threads as ``way`` says."""
+        tuned = (*args, 2 * way.fetch + way.stream)
+        if way.block == 0:
+            return self.run(alone, *tuned)
+        return threads.run(lambda: self.run(shared, *tuned, way.step, way.block), lambda: self.run(alone, *tuned))
+
+
+_INT64 = np.dtype(np.int64)
+FLOATS, DOUBLES = Logits(np.float32, np.float32, np.float16), Logits(np.float64, np.float64)
+
+
+def knows(dtype: np.dtype[Any]) -> bool:
+    """Whether logits of a type may be plain: bfloat16 from the first time on that it is asked for."""
+    if FLOATS.knows(dtype) or DOUBLES.knows(dtype):
+        return True
+    if dtype.name != "bfloat16" or not dtype.isnative or len(FLOATS._dtypes) == entry.N_TYPES:
+        return False
+    FLOATS.learn(dtype)
+    return True
+
+
+def small_mean(of: Logits, logits: Any, targets: Any, grad: Any, options: MeanOptions) -> tuple[int, float]:
+    """Status and loss of a mean, as ``entry.mean_in`` says."""
+    found: tuple[int, float] = of.run(of.mean, logits, targets, grad, options, SMALL)
+    return found
+
+
+SMALL = -1  # the tuning of calls that are computed if they are small
+
+
+def large_mean(
+    of: Logits, logits: Array, targets: Array, grad: Array | None, options: MeanOptions
+) -> tuple[int, float]:
+    """The same of plain arrays that are not small."""
+    weight, _, smoothing, _, softcap, scale, _ = options
+    need = needs(softcap or 0.0, scale, spread_of(targets.ndim == 2, smoothing), weight is not None)
+    writes = grad is not None and grad is not logits
+    way = launch.plain_way(logits, need, GRADIENTS, writes, softcap or 0.0)
+    found: tuple[int, float] = of.share(of.mean, of.mean_shared, way, logits, targets, grad, options)
+    return found
+
+
+def small_of_logits(of: Logits, logits: Any, fill: Any, kind: int) -> int:
+    """Status of a call of the logits alone, as ``entry.of_logits_in`` says."""
+    found: int = of.run(of.of_logits, logits, fill, kind, SMALL)
+    return found
+
+
+def large_of_logits(of: Logits, logits: Array, fill: Array, kind: int) -> int:
+    """The same of plain arrays that are not small."""
+    writes = kind != GRADIENTS and fill is not logits
+    found: int = of.share(
+        of.of_logits, of.of_logits_shared, launch.plain_way(logits, EVEN, kind, writes), logits, fill, kind
+    )
+    return found
