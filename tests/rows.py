@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from fastce import plain
 from fastce.kernels.cpu.call import EVEN, GENERAL, SOFT
-from fastce.kernels.cpu.launch import MOST_LANES
+from fastce.kernels.cpu.regimes import MOST_LANES
 from fastce.kernels.cpu.short import FEW
 from fastce.kernels.cpu.simd import FLOATS
 from fastce.kernels.cpu.sums import CHUNK
@@ -32,6 +33,12 @@ REGIMES = {
     "one wide row": (1, 10 * CHUNK + 1),
 }
 EVERY_REGIME = pytest.mark.parametrize("shape", REGIMES.values(), ids=REGIMES)
+
+
+def is_plain(logits, targets, **options):
+    """Whether a mean takes the short way."""
+    usual = plain.options_of(options)
+    return usual is not None and plain.mean_loss(logits, targets, None, False, usual) is not None
 
 
 def random_rows(rng, shape):

@@ -14,10 +14,9 @@ from conftest import (
     oracle,
     run_python,
 )
-from rows import CHUNK, EVERY_REGIME, FLOATS, KEPT, random_rows
+from rows import CHUNK, EVERY_REGIME, FLOATS, KEPT, is_plain, random_rows
 
 import fastce
-from fastce import plain
 from fastce.kernels.cpu import LIMITS, launch
 from fastce.kernels.cpu.row import MOST_WAITING
 from fastce.problem import AUX, HESS
@@ -362,7 +361,7 @@ def test_the_same_bits_the_short_way_of_plain_calls_and_the_long(rng, names, nam
         "sample_weight": rng.random(shape[0]).astype(arithmetic_type(logits.dtype)),
     }
     options = {key: each[key] for key in names}
-    assert plain.mean_loss(logits, targets, None, False, options) is not None
+    assert is_plain(logits, targets, **options)
     short = fastce.cross_entropy_with_grad(logits, targets, **options)
     assert_same_result(short, fastce.cross_entropy_with_grad(logits, targets, reduction="mean", **options))
     loss = fastce.cross_entropy(logits, targets, **options)
@@ -379,7 +378,7 @@ def test_the_short_way_takes_targets_of_every_type_that_int64_can_hold(rng, name
     frozen = targets.astype(name)
     frozen.flags.writeable = False
     for given in (targets.astype(name), column, frozen, targets.astype(np.dtype(name).newbyteorder())):
-        assert (plain.mean_loss(logits, given, None, False, options) is not None) == (name not in ("bool", "uint64"))
+        assert is_plain(logits, given, **options) == (name not in ("bool", "uint64"))
         assert_same_result(fastce.cross_entropy_with_grad(logits, given, **options), expected)
     into = np.zeros_like(logits)
     with pytest.raises(ValueError, match="grad_out shares memory with targets"):

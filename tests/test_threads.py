@@ -19,7 +19,9 @@ import pytest
 from conftest import assert_grad, assert_loss, oracle
 
 import fastce
-from fastce.kernels.cpu import kernels, launch
+from fastce.kernels.cpu import launch, plain
+from fastce.kernels.cpu.entry import OF_TYPE, TYPES, WORK
+from fastce.kernels.cpu.regimes import FEW, LANES, LOOK, REGIMES, ROWS, regime_of
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 600  # until a process that hangs is ended; compiling takes a minute, on a busy machine several
@@ -509,7 +511,7 @@ def test_number_of_threads_of_the_environment(layer, expected):
     [(20_000, 5), (4096, 100), (5000, 64), (8192, 100), (1024, 1000), (8191, 1000), (1030, 4096)],
 )
 def test_threads_have_equal_shares(n_rows, n_classes, n_threads):
-    regime = launch._regime(n_rows, n_classes)
+    regime = regime_of(n_rows, n_classes)
     _, block, _ = launch._shares(launch.LIMITS, n_rows, n_classes, regime, n_threads, 4 * n_classes, 4)
     blocks = [min(block, n_rows - first) for first in range(0, n_rows, block)]
     # (Numba gives each thread the same number of blocks, or one more, in order)
@@ -520,13 +522,13 @@ def test_threads_have_equal_shares(n_rows, n_classes, n_threads):
 
 @pytest.mark.parametrize("function", [fastce.cross_entropy, lambda x, y: fastce.cross_entropy(x, y, reduction="none")])
 def test_only_the_kernels_of_a_regime_are_compiled(monkeypatch, function):
-    asked, work = [], launch._work
-    monkeypatch.setattr(launch, "_plain_of", {})
-    monkeypatch.setattr(launch, "_work", lambda view, regime: asked.append(regime) or work(view, regime))
-    few, chunks = kernels.FEW if kernels.FEW in kernels.REGIMES else kernels.LANES, kernels.LOOK
+    asked, work = [], launch.work
+    monkeypatch.setattr(launch, "work", lambda view, regime: asked.append(regime) or work(view, regime))
+    plain.FLOATS._known[TYPES + WORK : TYPES + OF_TYPE] = 0  # (of float32; found again below, or by who needs it)
+    few, chunks = FEW if FEW in REGIMES else LANES, LOOK
     for shape in ((3, 2), (3, 10), (3, 200), (1, 1 << 17)):
         function(np.zeros(shape, np.float32), np.zeros(shape[0], int))
-    wanted = [few, kernels.LANES, kernels.ROWS, chunks if numba.get_num_threads() > 1 else kernels.ROWS]
+    wanted = [few, LANES, ROWS, chunks if numba.get_num_threads() > 1 else ROWS]
     assert list(dict.fromkeys(asked)) == list(dict.fromkeys(wanted))  # (what is known need not be asked for again)
 
 
@@ -554,14 +556,19 @@ assert parallel._is_initialized
 @pytest.mark.parametrize("of_environment", [True, False])
 def test_one_thread_enters_no_parallel_kernel(layer, expected, of_environment):
     code = """
-from fastce.kernels.cpu import kernels
+from fastce.kernels.cpu import kernels, plain
+def call_all():
+    assert not wrong(load())
+    for name in SHAPES:
+        fastce.cross_entropy(*inputs(name))  # (the short way)
 numba.set_num_threads(1)
-assert not wrong(load())
-assert kernels.solve.signatures
-assert not kernels.solve_shared.signatures and not kernels.solve_plain_shared.signatures
+call_all()
+assert kernels.solve.signatures and plain.FLOATS.mean.cache_info().currsize
+assert not kernels.solve_shared.signatures and not plain.FLOATS.mean_shared.cache_info().currsize
 numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-assert not wrong(load())
-assert bool(kernels.solve_shared.signatures) == (numba.config.NUMBA_NUM_THREADS > 1)
+call_all()
+several = numba.config.NUMBA_NUM_THREADS > 1
+assert bool(kernels.solve_shared.signatures) == bool(plain.FLOATS.mean_shared.cache_info().currsize) == several
 """
     run(code, expected, layer=layer, n_threads=1 if of_environment else 2)
 

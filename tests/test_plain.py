@@ -1,0 +1,262 @@
+"""The short way of plain calls: what takes it, and that machine code which reads Python's objects survives them all."""
+
+import gc
+import sys
+import threading
+import time
+import types
+
+import ml_dtypes
+import numpy as np
+import pytest
+from rows import is_plain
+
+import fastce
+from fastce import plain
+from fastce.kernels.cpu import objects
+from fastce.kernels.cpu import plain as ways
+from fastce.kernels.task import DONE, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, SOFTMAX
+
+N, C = 6, 5
+DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+def frozen(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def unaligned(array):
+    memory = np.zeros(array.nbytes + 1, np.uint8)
+    found = memory[1:].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found
+
+
+# Arrays of the same values that are not such as kernels take.
+CHANGED = {
+    "a list": lambda a: a.tolist(),
+    "Fortran's order": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "frozen": frozen,
+    "unaligned": unaligned,
+    "swapped bytes": lambda a: a.astype(a.dtype.newbyteorder()),
+    "a subclass": lambda a: a.view(Subclass),
+    "masked": lambda a: np.ma.array(a),
+    "another type": lambda a: a.astype({"int64": "int32", "float64": "float32"}.get(a.dtype.name, "float64")),
+    "objects": lambda a: a.astype(object),
+    "a dtype of its own": lambda a: a.view(np.dtype(a.dtype, metadata={"of": "its own"})),
+    "longer": lambda a: np.concatenate([a, a]),
+    "shorter": lambda a: a[:-1].copy(),
+    "one more axis": lambda a: a[None],
+    "no axis": lambda a: np.array(a.flat[0]),
+    "nothing": lambda a: a[:0].copy(),
+    "a number of NumPy": lambda a: a.flat[0],
+}
+
+# What is no array at all; the types of all kinds of objects, small and large.
+OBJECTS = [
+    None, True, 0, 1 << 200, 0.5, 1j, "text", b"bytes", (), (1.0,), [], {}, set(), object(), object, type, len,
+    lambda: 0, sys, types.SimpleNamespace(), memoryview(b"1234"), bytearray(8), range(3), Ellipsis, np, np.dtype("f4"),
+    np.ndarray, np.float32(1), np.float64(1), np.int64(1), threading.Lock(), iter(()), ValueError("no"),
+]  # fmt: skip
+
+
+def problem(dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    arithmetic = np.float64 if dtype is np.float64 else np.float32
+    logits, targets = rng.standard_normal((N, C)).astype(dtype), rng.integers(0, C, N)
+    return logits, targets, rng.random(C).astype(arithmetic), rng.random(N).astype(arithmetic)
+
+
+def of(dtype):
+    assert ways.knows(np.dtype(dtype))
+    return ways.DOUBLES if dtype is np.float64 else ways.FLOATS
+
+
+def status_of(logits, targets, grad=None, options=plain.NO_OPTIONS, known=ways.FLOATS):
+    return ways.small_mean(known, logits, targets, grad, options)[0]
+
+
+def test_objects_lie_in_memory_as_expected():
+    assert objects.are_as_expected()
+
+
+def test_where_they_do_not_nothing_is_plain_and_everything_works(monkeypatch):
+    logits, targets, *_ = problem()
+    expected = fastce.cross_entropy_with_grad(logits, targets), fastce.softmax(logits)
+    assert is_plain(logits, targets)
+    monkeypatch.setattr(ways, "are_as_expected", lambda: False)
+    other = ways.Logits(np.float32, np.float32)
+    assert status_of(logits, targets, known=other) == NOT_PLAIN
+    monkeypatch.setattr(plain, "_known", other.address)
+    assert not is_plain(logits, targets)
+    found = fastce.cross_entropy_with_grad(logits, targets)
+    assert found.loss == expected[0].loss
+    assert (found.grad == expected[0].grad).all()
+    assert (fastce.softmax(logits) == expected[1]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_plain_calls(dtype):
+    logits, targets, weight, sample_weight = problem(dtype)
+    q = np.abs(problem(dtype, 1)[0]).astype(weight.dtype)
+    known = of(dtype)
+    for y in (targets, q):
+        for grad in (None, np.empty_like(logits), logits.copy()):
+            options = (weight, sample_weight, 0.1, 0.01, 30.0, 0.5, -100)
+            for given in (plain.NO_OPTIONS, options):
+                assert status_of(logits, y, grad, given, known) == DONE
+        place = logits.copy()
+        assert status_of(place, y, place, plain.NO_OPTIONS, known) == DONE
+    for kind in (SOFTMAX, LOG_SOFTMAX):
+        assert ways.small_of_logits(known, logits, np.empty_like(logits), kind) == DONE
+    assert ways.small_of_logits(known, logits, np.empty(N, weight.dtype), GRADIENTS) == DONE
+
+
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_other_arrays_are_not_plain(dtype, name):
+    logits, targets, weight, sample_weight = problem(dtype)
+    known, change = of(dtype), CHANGED[name]
+    grad = np.full_like(logits, 7)
+    options = (weight, sample_weight, *plain.NO_OPTIONS[2:])
+    assert status_of(logits, targets, grad.copy(), options, known) == DONE
+    wrong = change(logits)
+    if not (name == "swapped bytes" and dtype is ml_dtypes.bfloat16):  # (of which there is none)
+        assert status_of(wrong, targets, grad, options, known) == NOT_PLAIN
+        for kind, fill in ((SOFTMAX, grad), (LOG_SOFTMAX, grad), (GRADIENTS, sample_weight.copy())):
+            assert ways.small_of_logits(known, wrong, fill, kind) == NOT_PLAIN
+        for kind in (SOFTMAX, LOG_SOFTMAX):
+            assert ways.small_of_logits(known, logits, change(grad), kind) == NOT_PLAIN
+        assert status_of(logits, targets, change(grad), options, known) == NOT_PLAIN
+    assert status_of(logits, change(targets), grad, options, known) == NOT_PLAIN
+    assert status_of(logits, change(np.ones((N, C), weight.dtype)), grad, options, known) == NOT_PLAIN  # probabilities
+    assert status_of(logits, targets, grad, (change(weight), *options[1:]), known) == NOT_PLAIN
+    assert status_of(logits, targets, grad, (weight, change(sample_weight), *options[2:]), known) == NOT_PLAIN
+    assert ways.small_of_logits(known, logits, change(sample_weight), GRADIENTS) == NOT_PLAIN
+    assert (grad == 7).all()
+
+
+@pytest.mark.parametrize("thing", OBJECTS, ids=lambda thing: type(thing).__name__)
+def test_no_object_is_taken_for_an_array_or_a_float(thing):
+    logits, targets, *_ = problem()
+    grad = np.full_like(logits, 7)
+    for known in (ways.FLOATS, ways.DOUBLES):
+        assert status_of(thing, targets, grad, known=known) == NOT_PLAIN
+        assert status_of(logits, thing, grad, known=known) == NOT_PLAIN
+        assert status_of(thing, thing, thing, (thing,) * 6 + (-100,), known) == NOT_PLAIN
+        for kind in (GRADIENTS, SOFTMAX, LOG_SOFTMAX):
+            assert ways.small_of_logits(known, thing, grad, kind) == NOT_PLAIN
+            assert ways.small_of_logits(known, logits, thing, kind) == NOT_PLAIN
+    if thing is not None:
+        assert status_of(logits, targets, thing) == NOT_PLAIN
+    for k in range(6):
+        options = (*plain.NO_OPTIONS[:k], thing, *plain.NO_OPTIONS[k + 1 :])
+        usual = type(thing) is float if k in (2, 3, 5) else thing is None or (k == 4 and type(thing) is float)
+        assert (status_of(logits, targets, grad.copy(), options) == DONE) == usual, k
+    assert (grad == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("label_smoothing", (0.0, 0.5, 1.0), (-1e-9, 1.0000001, np.nan, np.inf, 1, np.float64(0.5), True, "0.5")),
+        ("z_loss", (0.0, -2.0, 1e29), (1e30, -1e30, np.nan, np.inf, 1, np.float32(1), "1")),
+        ("logit_scale", (1.0, -2.0, 0.0), (1e30, -1e30, np.nan, -np.inf, 1, np.float64(1), None)),
+        ("softcap", (None, 1e-29, 30.0, 1e29), (0.0, -1.0, 1e-31, 1e30, np.nan, np.inf, 30, np.float64(30), "30")),
+        ("ignore_index", (-100, 0, 2**63 - 1, -(2**63)), (2**63, -(2**63) - 1, 0.0, True, np.int64(3), None)),
+    ],
+)
+def test_numbers_that_are_usual(name, good, bad):
+    logits, targets, *_ = problem()
+    assert all(is_plain(logits, targets, **{name: value}) for value in good)
+    assert not any(is_plain(logits, targets, **{name: value}) for value in bad)
+
+
+@pytest.mark.parametrize("shared", [1, 3, N * C - 1])
+def test_what_is_written_lies_apart(shared):
+    logits, targets, *_ = problem()
+    memory = np.full(3 * N * C, 3, np.float32)
+    n, options = N * C, plain.NO_OPTIONS
+    grad = memory[n : 2 * n].reshape(N, C)
+
+    def beside(size, n_shared):
+        """Arrays that have so many elements in common with the gradient: at its start, and at its end."""
+        return memory[n + n_shared - size :][:size], memory[2 * n - n_shared :][:size]
+
+    for a in beside(n, 0):
+        assert status_of(a.reshape(N, C), targets, grad.copy()) == DONE
+        assert status_of(logits, a.reshape(N, C), grad.copy()) == DONE
+    for a in beside(n, shared):
+        assert status_of(a.reshape(N, C), targets, grad) == NOT_PLAIN
+        assert status_of(logits, a.reshape(N, C), grad) == NOT_PLAIN
+        assert ways.small_of_logits(ways.FLOATS, a.reshape(N, C), grad, SOFTMAX) == NOT_PLAIN
+        assert ways.small_of_logits(ways.FLOATS, a.reshape(N, C), grad, LOG_SOFTMAX) == NOT_PLAIN
+    for k, size in ((0, C), (1, N)):
+        for a in beside(size, min(shared, size)):
+            assert status_of(logits, targets, grad, (*options[:k], a, *options[k + 1 :])) == NOT_PLAIN
+    for a in beside(N, min(shared, N)):
+        assert ways.small_of_logits(ways.FLOATS, grad, a, GRADIENTS) == NOT_PLAIN
+    for a in beside(2 * N, 2 * min(shared // 2 + 1, N)):
+        assert status_of(logits, a.view(np.int64), grad) == NOT_PLAIN
+    assert (memory == 3).all()
+    for a in beside(N, 0):
+        assert status_of(logits, targets, grad, (None, a, *options[2:])) == DONE
+        assert ways.small_of_logits(ways.FLOATS, grad, a, GRADIENTS) == DONE
+
+
+def test_a_bad_target_is_not_plain_and_nothing_is_written():
+    logits, targets, weight, sample_weight = problem()
+    grad = np.full_like(logits, 7)
+    for bad in (C, -1, 2**62, -(2**63)):
+        for options in (plain.NO_OPTIONS, (weight, sample_weight, *plain.NO_OPTIONS[2:])):
+            targets[-1] = bad
+            assert status_of(logits, targets, grad, options) == NOT_PLAIN
+    assert (grad == 7).all()
+
+
+def test_no_references_are_kept():
+    logits, targets, weight, sample_weight = problem()
+    grad, options = np.empty_like(logits), (weight, sample_weight, 0.123, 0.456, 12.5, 0.75, -12345)
+    kept = [logits, targets, grad, *options, options]
+    gc.collect()
+    before = [sys.getrefcount(thing) for thing in kept]
+    for _ in range(100):
+        assert status_of(logits, targets, grad, options) == DONE
+        assert status_of(grad, None, grad, options) == NOT_PLAIN
+        assert ways.small_of_logits(ways.FLOATS, logits, grad, SOFTMAX) == DONE
+    assert [sys.getrefcount(thing) for thing in kept] == before
+
+
+def test_other_threads_run_while_a_kernel_computes():
+    stop = threading.Event()
+    logits, grad = np.zeros((1, 90_000), np.float32), np.empty((1, 90_000), np.float32)
+    count = 0
+
+    def other():
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            time.sleep(0)  # lets go
+
+    thread = threading.Thread(target=other)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nobody has to let go, who does not do so by itself
+    thread.start()
+    try:
+        seen = set()
+        for _ in range(1000):
+            fastce.softmax(logits, out=grad)
+            seen.add(count)
+            if len(seen) > 3:
+                break
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
+    assert len(seen) > 3
