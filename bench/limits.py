@@ -34,7 +34,7 @@ from fastce.kernels.cpu.regimes import ROWS, regime_of
 from fastce.kernels.cpu.short import THROUGH
 from fastce.kernels.cpu.simd import FLOATS, NATIVE, bits, fma, from_bits
 from fastce.kernels.cpu.table import most_kept
-from fastce.kernels.task import Array, Task
+from fastce.kernels.task import IF_SMALL, Array, Task
 
 from . import assembly, limits_tables, report
 from .cases import PROVIDERS, Case, installed
@@ -228,7 +228,7 @@ def small() -> Record:
     """Time a small call, the steps that it is made of, and scikit-learn's where that is installed."""
     problem = Problem(SMALL.n_rows, SMALL.n_classes, dtype_of(SMALL.dtype))
     x, y, g = problem.logits, problem.targets, problem.out
-    mean, args = cpu.plain.FLOATS.mean(), (y, g, plain.NO_OPTIONS, cpu.plain.SMALL)
+    mean, args = cpu.plain.FLOATS.mean(), (y, g, plain.NO_OPTIONS, IF_SMALL)
     calls: Calls = {
         "python": lambda: python_function(x, y, g),
         "nothing": lambda: mean(cpu.plain.FLOATS.address, None, *args),  # (which is not plain)

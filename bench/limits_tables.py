@@ -28,10 +28,10 @@ COUNTED = {  # of a pass, and what it is called; what multiplies is not in the o
 LONG = 1e-3  # seconds of a call, beside which the way to the threads is nothing
 LIMITED_BY = ("by arithmetic", "by instructions", "fastce")
 STEPS = {  # of a small call: what has been timed, and what that has beside the step before
-    "nothing": "Numba's call of a compiled function with these arguments",
-    "kernel": "the compiled function: checks of the targets, loss and gradient",
-    "launch": "choosing it, in Python",
-    "fastce": "checks of the arguments and the result's tuple, in Python",
+    "nothing": "a compiled function called with such arguments, that does nothing",
+    "kernel": "what it does: checks, loss and gradient",
+    "launch": "what Python does around it",
+    "fastce": "the function with its options, and the tuple that it gives",
 }
 
 

@@ -15,22 +15,31 @@ from typing import Any
 import numpy as np
 
 from . import dispatch, memory
-from .kernels.task import DONE, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, NOT_SMALL, SOFTMAX, Array
+from .kernels.task import (
+    DONE,
+    GRADIENTS,
+    IF_SMALL,
+    LOG_SOFTMAX,
+    NOT_PLAIN,
+    NOT_SMALL,
+    SMALL,
+    SOFTMAX,
+    Array,
+    MeanOptions,
+)
 from .reduction import Scalar, to_float32
 
 _ndarray = np.ndarray  # (to find an attribute of a module takes 19 ns)
 _FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _INTEGERS = frozenset((np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32))  # that int64 can hold
+_NAMES = frozenset(("float16", "bfloat16", "float32", "float64"))
 _IGNORE_INDEX = -100
 _2_63 = 1 << 63
-_FEW = 100_000  # elements: a gradient of so many is there before it is known whether the call is plain
 
-# Options of a mean: weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale and ignore_index.
-Options = tuple[Any, Any, Any, Any, Any, Any, int]
-NO_OPTIONS: Options = (None, None, 0.0, 0.0, None, 1.0, _IGNORE_INDEX)
+NO_OPTIONS: MeanOptions = (None, None, 0.0, 0.0, None, 1.0, _IGNORE_INDEX)
 
 
-def options_of(options: Mapping[str, Any]) -> Options | None:
+def options_of(options: Mapping[str, Any]) -> MeanOptions | None:
     """Give the options as the kernels take them; None if there are others."""
     weight = sample_weight = softcap = None
     label_smoothing, z_loss, logit_scale, ignore_index = 0.0, 0.0, 1.0, _IGNORE_INDEX
@@ -62,42 +71,49 @@ def is_index(value: Any) -> bool:
 
 
 def mean_loss(
-    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: Options
+    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: MeanOptions
 ) -> tuple[Scalar, Array | None] | None:
     """Give mean loss and gradient of a plain call, or None if this is not one."""
     grad = grad_out
-    if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < _FEW:
+    if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < SMALL:
         grad = np.empty_like(logits)
-    status, loss = _small_mean(_known, logits, targets, grad, options, -1)
+    status, loss = _small_mean(_known, logits, targets, grad, options, IF_SMALL)
     if status == DONE:
         return to_float32(loss), grad
     if type(logits) is _ndarray and logits.dtype is _FLOAT64:
-        status, loss = _small_mean_64(_known_64, logits, targets, grad, options, -1)
+        status, loss = _small_mean_64(_known_64, logits, targets, grad, options, IF_SMALL)
         if status == DONE:
             return np.float64(loss), grad
     return _mean_otherwise(logits, targets, grad, with_grad, options, status)
 
 
 def _mean_otherwise(
-    logits: Any, targets: Any, grad: Any, with_grad: bool, options: Options, status: int
+    logits: Any, targets: Any, grad: Any, with_grad: bool, options: MeanOptions, status: int
 ) -> tuple[Scalar, Array | None] | None:
     """The same of logits of other types, of many, of which no work is compiled yet, or whose targets are not int64."""
-    if type(logits) is not _ndarray or type(targets) is not _ndarray:
+    if not _may_be_plain(logits) or type(targets) is not _ndarray:
         return None
+    cpu = _cpu or _import_cpu()
     if status == NOT_PLAIN:
         given = _as_int64(targets, grad)
-        if given is None or (given is targets and logits.dtype in (_FLOAT32, _FLOAT64)) or not _cpu.knows(logits.dtype):
+        if given is None or (given is targets and logits.dtype.itemsize > 2) or not cpu.knows(logits.dtype):
             return None
         targets = given
-    of = _cpu.DOUBLES if logits.dtype is _FLOAT64 else _cpu.FLOATS
-    status, loss = _cpu.small_mean(of, logits, targets, grad, options)
+    of = cpu.DOUBLES if logits.dtype is _FLOAT64 else cpu.FLOATS
+    if status != NOT_SMALL:
+        status, loss = cpu.small_mean(of, logits, targets, grad, options)
     if status == NOT_SMALL:
         if with_grad and grad is None:
             grad = memory.empty(logits.shape, logits.dtype)
-        status, loss = _cpu.large_mean(of, logits, targets, grad, options)
+        status, loss = cpu.large_mean(of, logits, targets, grad, options)
     if status != DONE:
         return None
-    return np.float64(loss) if of is _cpu.DOUBLES else to_float32(loss), grad
+    return np.float64(loss) if of is cpu.DOUBLES else to_float32(loss), grad
+
+
+def _may_be_plain(logits: Any) -> bool:
+    """Whether it is worth finding out: importing Numba and compiling takes seconds."""
+    return type(logits) is _ndarray and logits.ndim == 2 and logits.dtype.name in _NAMES
 
 
 def _as_int64(targets: Array, grad: Any) -> Array | None:
@@ -121,49 +137,58 @@ def of_logits(function: str, logits: Any, out: Any) -> Array | None:
         if kind == GRADIENTS:
             fill = np.empty(len(logits), _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32)
         else:
-            fill = np.empty_like(logits) if logits.size < _FEW else memory.empty(logits.shape, logits.dtype)
-    status = _small_of_logits(_known, logits, fill, kind, -1)
+            fill = np.empty_like(logits) if logits.size < SMALL else memory.empty(logits.shape, logits.dtype)
+    status = _small_of_logits(_known, logits, fill, kind, IF_SMALL)
     return fill if status == DONE else _of_logits_otherwise(logits, fill, kind, status)
 
 
 def _of_logits_otherwise(logits: Any, fill: Any, kind: int, status: int) -> Array | None:
     """The same of logits of other types, of many, or of which no work is compiled yet."""
-    if type(logits) is not _ndarray or (
-        status == NOT_PLAIN and (logits.dtype is _FLOAT32 or not _cpu.knows(logits.dtype))
-    ):
+    if not _may_be_plain(logits):
         return None
-    of = _cpu.DOUBLES if logits.dtype is _FLOAT64 else _cpu.FLOATS
-    status = _cpu.small_of_logits(of, logits, fill, kind)
+    cpu = _cpu or _import_cpu()
+    if status == NOT_PLAIN and (logits.dtype is _FLOAT32 or not cpu.knows(logits.dtype)):
+        return None
+    of = cpu.DOUBLES if logits.dtype is _FLOAT64 else cpu.FLOATS
+    if status != NOT_SMALL:
+        status = cpu.small_of_logits(of, logits, fill, kind)
     if status == NOT_SMALL:
-        status = _cpu.large_of_logits(of, logits, fill, kind)
+        status = cpu.large_of_logits(of, logits, fill, kind)
     result: Array = fill
     return result if status == DONE else None
 
 
-# What `kernels/cpu/plain.py` gives, imported by the first call (an import takes 2 µs even if done): itself, what is
-# known of logits computed in float32, and the functions of `kernels/cpu/entry.py` for them.
+# What `kernels/cpu/plain.py` gives: itself, imported by the first call (an import takes 2 µs even if done); addresses
+# of what is known of logits that are computed in float32 and float64; and the functions of `kernels/cpu/entry.py` for
+# them, in whose place there are others until they are first called with arrays that they may take.
 _cpu: Any = None
 _known = _known_64 = 0
 
 
-def _first_mean(known: int, *args: Any) -> tuple[int, float]:
+def _first_mean(known: int, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
     global _small_mean
+    if not _may_be_plain(logits) or type(targets) is not _ndarray or logits.dtype is _FLOAT64:
+        return NOT_PLAIN, 0.0
     _small_mean = _import_cpu().FLOATS.mean()
-    status, loss = _small_mean(_known, *args)
+    status, loss = _small_mean(_known, logits, targets, *args)
     return status, loss
 
 
-def _first_mean_64(known: int, *args: Any) -> tuple[int, float]:
+def _first_mean_64(known: int, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
     global _small_mean_64
+    if not _may_be_plain(logits) or type(targets) is not _ndarray:
+        return NOT_PLAIN, 0.0
     _small_mean_64 = _import_cpu().DOUBLES.mean()
-    status, loss = _small_mean_64(_known_64, *args)
+    status, loss = _small_mean_64(_known_64, logits, targets, *args)
     return status, loss
 
 
-def _first_of_logits(known: int, *args: Any) -> int:
+def _first_of_logits(known: int, logits: Any, *args: Any) -> int:
     global _small_of_logits
+    if not _may_be_plain(logits) or logits.dtype is _FLOAT64:
+        return NOT_PLAIN
     _small_of_logits = _import_cpu().FLOATS.of_logits()
-    status: int = _small_of_logits(_known, *args)
+    status: int = _small_of_logits(_known, logits, *args)
     return status
 
 

@@ -11,8 +11,14 @@ Array = NDArray[Any]
 # What the rows of a "gradient" are to be.
 GRADIENTS, SOFTMAX, LOG_SOFTMAX = range(3)
 
-# What comes of a plain call on the CPU: something of it is not plain, or a target is bad; it is not small; all is done.
-# From MISSING on, work is not compiled that it takes.
+# Plain calls on the CPU (see ``cpu/entry.py``). Options of a mean: weight, sample_weight, label_smoothing, z_loss,
+# softcap, logit_scale and ignore_index.
+MeanOptions = tuple[Any, Any, Any, Any, Any, Any, int]
+IF_SMALL = -1  # in place of a tuning: computed if it is ...
+SMALL = 100_000  # ... less than so many elements of work
+
+# What comes of one: something of it is not plain, or a target is bad; it is not small; all is done. From MISSING on,
+# work is not compiled that it takes.
 NOT_PLAIN, NOT_SMALL, DONE, MISSING = range(4)
 
 

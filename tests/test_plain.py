@@ -1,6 +1,7 @@
 """The short way of plain calls: what takes it, and that machine code which reads Python's objects survives them all."""
 
 import gc
+import subprocess
 import sys
 import threading
 import time
@@ -218,6 +219,23 @@ def test_a_bad_target_is_not_plain_and_nothing_is_written():
             targets[-1] = bad
             assert status_of(logits, targets, grad, options) == NOT_PLAIN
     assert (grad == 7).all()
+
+
+def test_what_is_not_plain_compiles_no_way_for_plain_calls():
+    code = """
+import numpy as np, fastce
+from fastce import plain
+x, y = np.zeros((3, 4), np.float32), np.zeros(3, int)
+fastce.cross_entropy(x.tolist(), y), fastce.cross_entropy(x, y.tolist())
+fastce.cross_entropy(x[None], y[None]), fastce.softmax(x[0]), fastce.softmax(x.tolist())
+assert plain._small_mean_64 is plain._first_mean_64
+fastce.cross_entropy(x.astype(float), y), fastce.softmax(x.astype(float))
+assert plain._small_mean_64 is not plain._first_mean_64
+assert plain._small_mean is plain._first_mean and plain._small_of_logits is plain._first_of_logits
+fastce.cross_entropy(x.astype(np.float16), y), fastce.softmax(x)
+assert plain._small_mean is not plain._first_mean and plain._small_of_logits is not plain._first_of_logits
+"""
+    subprocess.run([sys.executable, "-Werror", "-c", code], check=True)
 
 
 def test_no_references_are_kept():

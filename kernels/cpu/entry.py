@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray, types
 
-from ..task import DONE, GRADIENTS, MISSING, NOT_PLAIN, NOT_SMALL, divided_by
+from ..task import DONE, GRADIENTS, MISSING, NOT_PLAIN, NOT_SMALL, SMALL, divided_by
 from .call import (
     CLASS_STEPS,
     EVEN,
@@ -65,7 +65,7 @@ from .objects import (
     word,
 )
 from .pointers import allocate, call_work, free, pointer_at, stack
-from .regimes import REGIMES, SMALL, regime_of, size_of_work
+from .regimes import REGIMES, regime_of, size_of_work
 from .targets import scan, sum_rows
 
 _divided_by = inline(divided_by)
@@ -305,7 +305,7 @@ def mean_in(dtype: Any) -> Callable[[], Any]:
     """Mean loss, and its gradient unless ``grad`` is None, on the calling thread.
 
     ``known`` is the address of what is KNOWN; ``options`` a tuple of weight, sample_weight, label_smoothing, z_loss,
-    softcap, logit_scale and ignore_index. ``tuning`` is -1 for what is computed if it is small, or else ``fetch`` and
+    softcap, logit_scale and ignore_index. ``tuning`` is IF_SMALL, or else ``fetch`` and
     ``stream`` as in ``call.py``, twice the one plus the other. Gives what came of it, and the loss; nothing is written
     unless it is DONE.
     """

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.np.numpy_support import from_dtype
 
-from ..task import GRADIENTS, LOG_SOFTMAX, Array, Task
+from ..task import GRADIENTS, LOG_SOFTMAX, SMALL, Array, Task
 from . import kernels, threads
 from .call import GENERAL, STREAMS, needs, spread_of
-from .regimes import LOOK, ROWS, SMALL, regime_of, size_of_work
+from .regimes import LOOK, ROWS, regime_of, size_of_work
 from .sums import CHUNK
 from .targets import sum_rows
 
@@ -27,7 +27,7 @@ from .targets import sum_rows
 class Limits(NamedTuple):
     """What a call is cut into, and how it uses the caches."""
 
-    serial: int  # ``size_of_work``: below, one thread computes
+    serial: int  # ``size_of_work`` of a call: below, one thread computes it
     block: int  # elements: what a thread takes at a time
     fetch: int  # bytes: how far ahead of what is read memory is asked for
     stream: int  # bytes of logits: from here on, gradients go past the caches (``go_past``)
@@ -41,8 +41,6 @@ class Limits(NamedTuple):
 # elements           32,000    64,000   100,000   150,000
 # awake             22    22   44   31   59   41   87   54
 # asleep            30   158   74  210   81  143  199  178
-#
-# (Of one class or two, a row takes 5 to 6 nanoseconds, of 1,000 classes an element .4: that is a row's share.)
 #
 # Nanoseconds an element on two threads, gradients by ordinary stores and past the caches:
 #

@@ -7,37 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from ..task import GRADIENTS, MISSING, Array
+from ..task import GRADIENTS, IF_SMALL, MISSING, Array, MeanOptions
 from . import entry, launch, threads
 from .call import EVEN, needs, spread_of
 from .entry import OF_TYPE, TYPES, WORK
 from .objects import are_as_expected
-
-# Options of a mean: weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale and ignore_index.
-MeanOptions = tuple[Any, Any, Any, Any, Any, Any, int]
 
 
 class Logits:
     """All logits that are computed in one type."""
 
     def __init__(self, arithmetic: Any, *dtypes: Any) -> None:
-        self._dtypes: list[np.dtype[Any]] = []
+        self._dtypes: list[np.dtype[Any] | None] = [None] * entry.N_TYPES
         self._known = np.zeros(entry.KNOWN, np.int64)
         self.address = self._known.ctypes.data
         dtype = np.dtype(arithmetic)
         if are_as_expected():  # (if not, nothing is an array, and nothing plain)
             self._known[:TYPES] = id(np.ndarray), id(None), id(float), id(_INT64), id(dtype), dtype.itemsize
-        for other in dtypes:
-            self.learn(np.dtype(other))
+        for which, other in enumerate(dtypes):
+            self.learn(which, np.dtype(other))
         self.mean = entry.mean_in(arithmetic)
         self.mean_shared = entry.mean_shared_in(arithmetic)
         self.of_logits = entry.of_logits_in(arithmetic)
         self.of_logits_shared = entry.of_logits_shared_in(arithmetic)
 
-    def learn(self, dtype: np.dtype[Any]) -> None:
-        """Take logits of this type for such, from now on."""
-        at = TYPES + OF_TYPE * len(self._dtypes)
-        self._dtypes.append(dtype)
+    def learn(self, which: int, dtype: np.dtype[Any]) -> None:
+        """Take logits of this type, by a number of its own, for such from now on. (Two threads may do so at once.)"""
+        at = TYPES + OF_TYPE * which
+        self._dtypes[which] = dtype
         self._known[at + 1] = dtype.itemsize
         self._known[at] = id(dtype)
 
@@ -53,7 +50,9 @@ class Logits:
             if status < MISSING:
                 return found
             which, regime = divmod(status - MISSING - TYPES - WORK, OF_TYPE)
-            self._known[status - MISSING] = launch.work(launch.memory_of(self._dtypes[which]).view, regime)
+            dtype = self._dtypes[which]
+            assert dtype is not None
+            self._known[status - MISSING] = launch.work(launch.memory_of(dtype).view, regime)
 
     def share(self, alone: Callable[[], Any], shared: Callable[[], Any], way: launch.Way, *args: Any) -> Any:
         """The same by as many threads as ``way`` says."""
@@ -64,26 +63,23 @@ class Logits:
 
 
 _INT64 = np.dtype(np.int64)
+_BFLOAT16 = 2  # among the types computed in float32
 FLOATS, DOUBLES = Logits(np.float32, np.float32, np.float16), Logits(np.float64, np.float64)
 
 
 def knows(dtype: np.dtype[Any]) -> bool:
     """Whether logits of a type may be plain: bfloat16 from the first time on that it is asked for."""
-    if FLOATS.knows(dtype) or DOUBLES.knows(dtype):
-        return True
-    if dtype.name != "bfloat16" or not dtype.isnative or len(FLOATS._dtypes) == entry.N_TYPES:
-        return False
-    FLOATS.learn(dtype)
+    if not (FLOATS.knows(dtype) or DOUBLES.knows(dtype)):
+        if dtype.name != "bfloat16" or not dtype.isnative:
+            return False
+        FLOATS.learn(_BFLOAT16, dtype)
     return True
 
 
 def small_mean(of: Logits, logits: Any, targets: Any, grad: Any, options: MeanOptions) -> tuple[int, float]:
     """Status and loss of a mean, as ``entry.mean_in`` says."""
-    found: tuple[int, float] = of.run(of.mean, logits, targets, grad, options, SMALL)
+    found: tuple[int, float] = of.run(of.mean, logits, targets, grad, options, IF_SMALL)
     return found
-
-
-SMALL = -1  # the tuning of calls that are computed if they are small
 
 
 def large_mean(
@@ -100,7 +96,7 @@ def large_mean(
 
 def small_of_logits(of: Logits, logits: Any, fill: Any, kind: int) -> int:
     """Status of a call of the logits alone, as ``entry.of_logits_in`` says."""
-    found: int = of.run(of.of_logits, logits, fill, kind, SMALL)
+    found: int = of.run(of.of_logits, logits, fill, kind, IF_SMALL)
     return found
 
 

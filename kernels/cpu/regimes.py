@@ -39,9 +39,9 @@ def regime_of(n_rows: int, n_classes: int, need: int = EVEN) -> int:
     return ROWS
 
 
-SMALL = 100_000  # ``size_of_work`` of a call, below which one thread computes it: see ``launch.py``
-
-
 def size_of_work(n_rows: int, n_classes: int) -> int:
-    """Elements, of which a row costs as many as ten, whatever its classes."""
+    """In elements: a row costs as many as ten, whatever its classes.
+
+    (Of one class or two, a row takes 5 to 6 nanoseconds, of 1,000 classes an element .4.)
+    """
     return n_rows * (n_classes + 10)
