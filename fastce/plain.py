@@ -20,6 +20,7 @@ from .kernels.task import (
     GRADIENTS,
     IF_SMALL,
     LOG_SOFTMAX,
+    MISSING,
     NOT_PLAIN,
     NOT_SMALL,
     SMALL,
@@ -84,13 +85,28 @@ def mean_loss(
         status, loss = _small_mean_64(_known_64, logits, targets, grad, options, IF_SMALL)
         if status == DONE:
             return np.float64(loss), grad
-    return _mean_otherwise(logits, targets, grad, with_grad, options, status)
+    if status == NOT_PLAIN or status >= MISSING:
+        return _mean_otherwise(logits, targets, grad, with_grad, options, status)
+    return _large_mean(logits, targets, grad, with_grad, options)
+
+
+def _large_mean(
+    logits: Array, targets: Array, grad: Any, with_grad: bool, options: MeanOptions
+) -> tuple[Scalar, Array | None] | None:
+    """The same of a plain call that is not small: each line here may take a microsecond after the last one."""
+    doubles = logits.dtype is _FLOAT64
+    if with_grad and grad is None:
+        grad = memory.empty(logits.shape, logits.dtype)
+    status, loss = _cpu.large_mean(_cpu.DOUBLES if doubles else _cpu.FLOATS, logits, targets, grad, options)
+    if status != DONE:
+        return None
+    return np.float64(loss) if doubles else to_float32(loss), grad
 
 
 def _mean_otherwise(
     logits: Any, targets: Any, grad: Any, with_grad: bool, options: MeanOptions, status: int
 ) -> tuple[Scalar, Array | None] | None:
-    """The same of logits of other types, of many, of which no work is compiled yet, or whose targets are not int64."""
+    """The same of logits of other types, of which no work is compiled yet, or whose targets are not int64."""
     if not _may_be_plain(logits) or type(targets) is not _ndarray:
         return None
     cpu = _cpu or _import_cpu()
@@ -99,16 +115,13 @@ def _mean_otherwise(
         if given is None or (given is targets and logits.dtype.itemsize > 2) or not cpu.knows(logits.dtype):
             return None
         targets = given
-    of = cpu.DOUBLES if logits.dtype is _FLOAT64 else cpu.FLOATS
-    if status != NOT_SMALL:
-        status, loss = cpu.small_mean(of, logits, targets, grad, options)
+    doubles = logits.dtype is _FLOAT64
+    status, loss = cpu.small_mean(cpu.DOUBLES if doubles else cpu.FLOATS, logits, targets, grad, options)
     if status == NOT_SMALL:
-        if with_grad and grad is None:
-            grad = memory.empty(logits.shape, logits.dtype)
-        status, loss = cpu.large_mean(of, logits, targets, grad, options)
+        return _large_mean(logits, targets, grad, with_grad, options)
     if status != DONE:
         return None
-    return np.float64(loss) if of is cpu.DOUBLES else to_float32(loss), grad
+    return np.float64(loss) if doubles else to_float32(loss), grad
 
 
 def _may_be_plain(logits: Any) -> bool:
@@ -139,6 +152,8 @@ def of_logits(function: str, logits: Any, out: Any) -> Array | None:
         else:
             fill = np.empty_like(logits) if logits.size < SMALL else memory.empty(logits.shape, logits.dtype)
     status = _small_of_logits(_known, logits, fill, kind, IF_SMALL)
+    if status == NOT_SMALL:
+        status = _cpu.large_of_logits(_cpu.FLOATS, logits, fill, kind)
     return fill if status == DONE else _of_logits_otherwise(logits, fill, kind, status)
 
 
@@ -150,8 +165,7 @@ def _of_logits_otherwise(logits: Any, fill: Any, kind: int, status: int) -> Arra
     if status == NOT_PLAIN and (logits.dtype is _FLOAT32 or not cpu.knows(logits.dtype)):
         return None
     of = cpu.DOUBLES if logits.dtype is _FLOAT64 else cpu.FLOATS
-    if status != NOT_SMALL:
-        status = cpu.small_of_logits(of, logits, fill, kind)
+    status = cpu.small_of_logits(of, logits, fill, kind)
     if status == NOT_SMALL:
         status = cpu.large_of_logits(of, logits, fill, kind)
     result: Array = fill

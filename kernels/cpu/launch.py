@@ -119,7 +119,7 @@ def run(task: Task, kind: int = GRADIENTS) -> float:
     return _run_copied(task, kind, regime)
 
 
-def go_past(n_bytes: int, kind: int = GRADIENTS, softcap: float = 0.0) -> bool:
+def go_past(n_bytes: int, kind: int = GRADIENTS, capped: bool = False) -> bool:
     """Whether the gradient of logits of ``n_bytes``, or what ``kind`` asks for, goes past the caches.
 
     Below a softcap there is so much to compute that the memory has time to write what the caches leave to it, and past
@@ -129,27 +129,33 @@ def go_past(n_bytes: int, kind: int = GRADIENTS, softcap: float = 0.0) -> bool:
     log_softmax, which is not written beside the sums of later rows, from twice as many on (a Zen 4, 3,000 x 1,000: 585
     us through the caches, 703 past them).
     """
-    return softcap == 0.0 and n_bytes >= (2 * LIMITS.stream if kind == LOG_SOFTMAX else LIMITS.stream)
+    return not capped and n_bytes >= (2 * LIMITS.stream if kind == LOG_SOFTMAX else LIMITS.stream)
 
 
 class Way(NamedTuple):
-    """How a call is computed: the regime; the rows, or chunks, a thread takes at a time, 0 if one takes all; ``stream``
-    and ``fetch`` as in ``call.py``.
-    """
+    """How a plain call is computed, as ``entry.py`` takes it."""
 
-    step: int
-    block: int
-    stream: int
-    fetch: int
+    tuning: int  # ``fetch`` and ``stream`` (``call.py``): twice the one plus the other
+    step: int  # the regime
+    block: int  # rows, or chunks, that a thread takes at a time; 0 if one takes all
 
 
 def plain_way(logits: Array, need: int, kind: int, writes: bool, softcap: float = 0.0) -> Way:
     """That of contiguous logits; ``writes``: to another place."""
     n_rows, n_classes = logits.shape
-    n_threads, x_step = _n_threads(n_rows, n_classes), logits.strides[0]
-    regime = regime_of(n_rows, n_classes, need)
-    step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, logits.itemsize)
-    return Way(step, block, int(writes and go_past(logits.nbytes, kind, softcap)), fetch)
+    return _way(
+        LIMITS, n_rows, n_classes, logits.itemsize, _n_threads(n_rows, n_classes), need, kind, writes, softcap != 0.0
+    )
+
+
+@lru_cache(maxsize=1024)
+def _way(
+    limits: Limits, n_rows: int, n_classes: int, itemsize: int, n_threads: int, need: int, kind: int, writes: bool,
+    capped: bool,
+) -> Way:  # fmt: skip
+    regime, row_bytes = regime_of(n_rows, n_classes, need), n_classes * itemsize
+    step, block, fetch = _shares(limits, n_rows, n_classes, regime, n_threads, row_bytes, itemsize)
+    return Way(2 * fetch + int(writes and go_past(n_rows * row_bytes, kind, capped)), step, block)
 
 
 def _n_threads(n_rows: int, n_classes: int) -> int:
@@ -212,7 +218,7 @@ def _run(task: Task, kind: int, regime: int, class_steps: tuple[int, ...]) -> fl
     if x_step is None or g_step is None or q_step is None or h_step is None:
         offsets = np.concatenate([_offsets(logits if a is None else a) for a in (logits, grad, q, hess)])
         x_step = g_step = q_step = h_step = 0
-    past = go_past(logits.nbytes, kind, softcap)
+    past = go_past(logits.nbytes, kind, softcap != 0.0)
     streamed = past and grad is not None and grad is not logits
     n_threads = _n_threads(n_rows, n_classes)
     step, block, fetch = _shares(LIMITS, n_rows, n_classes, regime, n_threads, x_step, dtype.itemsize)

@@ -42,10 +42,10 @@ class Logits:
         """Whether it has learned that."""
         return any(dtype is known for known in self._dtypes)
 
-    def run(self, alone: Callable[[], Any], *args: Any) -> Any:
-        """Give what a function gives that ``alone`` makes ready, once the work that it calls is compiled."""
+    def run(self, ready: Callable[[], Any], *args: Any) -> Any:
+        """Give what a function of ``entry.py`` gives, that ``ready`` gives, once the work is compiled that it calls."""
         while True:
-            found = alone()(self.address, *args)
+            found = ready()(self.address, *args)
             status = found[0] if type(found) is tuple else found
             if status < MISSING:
                 return found
@@ -56,10 +56,11 @@ class Logits:
 
     def share(self, alone: Callable[[], Any], shared: Callable[[], Any], way: launch.Way, *args: Any) -> Any:
         """The same by as many threads as ``way`` says."""
-        tuned = (*args, 2 * way.fetch + way.stream)
         if way.block == 0:
-            return self.run(alone, *tuned)
-        return threads.run(lambda: self.run(shared, *tuned, way.step, way.block), lambda: self.run(alone, *tuned))
+            return self.run(alone, *args, way.tuning)
+        if threads.concurrent:  # (with less of Python: after a large call, every line takes half a microsecond, or two)
+            return self.run(shared, *args, *way)
+        return threads.run(lambda: self.run(shared, *args, *way), lambda: self.run(alone, *args, way.tuning))
 
 
 _INT64 = np.dtype(np.int64)
@@ -88,8 +89,7 @@ def large_mean(
     """The same of plain arrays that are not small."""
     weight, _, smoothing, _, softcap, scale, _ = options
     need = needs(softcap or 0.0, scale, spread_of(targets.ndim == 2, smoothing), weight is not None)
-    writes = grad is not None and grad is not logits
-    way = launch.plain_way(logits, need, GRADIENTS, writes, softcap or 0.0)
+    way = launch.plain_way(logits, need, GRADIENTS, grad is not None and grad is not logits, softcap or 0.0)
     found: tuple[int, float] = of.share(of.mean, of.mean_shared, way, logits, targets, grad, options)
     return found
 

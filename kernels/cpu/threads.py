@@ -18,7 +18,7 @@ from numba.np.ufunc import parallel as numba_pool
 _CONCURRENT_LAYERS = ("tbb", "omp")  # several Python threads may enter parallel kernels at once
 
 _entry = threading.Lock()
-_concurrent = False  # whether the layer is known to be one of these
+concurrent = False  # whether the layer is known to be one of these
 _forked = False  # whether the threads were started in a parent of this process
 
 
@@ -33,23 +33,23 @@ def available() -> int:
 
 def run(shared: Callable[..., Any], alone: Callable[..., Any], *args: Any) -> Any:
     """Give ``shared(*args)``; or ``alone(*args)`` where another thread is in a kernel and must be the only one."""
-    global _concurrent
-    if _concurrent:
+    global concurrent
+    if concurrent:
         return shared(*args)
     if not _entry.acquire(blocking=False):
         return alone(*args)
     try:
         result = shared(*args)
-        _concurrent = numba.threading_layer() in _CONCURRENT_LAYERS
+        concurrent = numba.threading_layer() in _CONCURRENT_LAYERS
         return result
     finally:
         _entry.release()
 
 
 def _after_fork() -> None:
-    global _entry, _forked, _concurrent
+    global _entry, _forked, concurrent
     _entry = threading.Lock()
-    _concurrent = False
+    concurrent = False
     _forked = _forked or bool(numba_pool._is_initialized)
 
 
