@@ -1,8 +1,9 @@
 """Plain calls: means over targets, and functions of the logits alone, from Python's objects to a kernel in one step.
 
 Of a small call, everything but the kernel takes longer than the kernel. So machine code asks here what otherwise Python
-asks: whether arrays are C-contiguous and of the types that are computed in, whether they fit together and lie apart. It
-only recognizes what needs no second look, and leaves everything else, every error among it, to Python.
+asks: whether arrays are C-contiguous and of the types that are computed in, whether they fit together and lie apart (32
+x 10 with gradient, on a Zen 4: 1.7 microseconds in place of 3.7). It only recognizes what needs no second look, and
+leaves everything else, every error among it, to Python.
 
 There is one of each function for logits that are computed in float32 and one for float64: ``dtype``, below.
 """
@@ -304,10 +305,8 @@ _SHARES = (types.int64, types.int64)
 def mean_in(dtype: Any) -> Callable[[], Any]:
     """Mean loss, and its gradient unless ``grad`` is None, on the calling thread.
 
-    ``known`` is the address of what is KNOWN; ``options`` a tuple of weight, sample_weight, label_smoothing, z_loss,
-    softcap, logit_scale and ignore_index. ``tuning`` is IF_SMALL, or else ``fetch`` and
-    ``stream`` as in ``call.py``, twice the one plus the other. Gives what came of it, and the loss; nothing is written
-    unless it is DONE.
+    ``known`` is the address of what is KNOWN, ``options`` are MeanOptions, ``tuning`` is IF_SMALL or that of a
+    ``launch.Way``. Gives what came of it, and the loss; nothing is written unless it is DONE.
     """
 
     @from_objects(_RESULT(*_MEAN))

@@ -1,4 +1,4 @@
-"""The kernels called from Python.
+"""The kernels, and how they are called with a task.
 
 All the work of a call is done by one function per type and regime, ``work_on``: compiled when it is first needed,
 reached by its address. (All regimes in one would take as long to compile, but all of it in the first call. On a Zen 4
