@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-import pkgutil
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -101,12 +100,8 @@ def layer_available(layer: str) -> bool:
 
 def cached_kernels() -> Iterator[Dispatcher]:
     """Kernels that Numba keeps on disk."""
-    from .kernels import cpu as package
-
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        for thing in vars(importlib.import_module(info.name)).values():
-            if isinstance(thing, Dispatcher) and thing.stats.cache_path:
-                yield thing
+    compiling = importlib.import_module(".kernels.cpu.compile", __package__)
+    return (kernel for kernel in compiling.kept if kernel.stats.cache_path)
 
 
 def cache_folder() -> str | None:

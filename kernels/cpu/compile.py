@@ -22,10 +22,8 @@ from .parts import DeviceCompiler, InlineCompiler
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_COMMON: dict[str, Any] = {"error_model": "numpy", "nogil": True}
-
 # Functions that are only called by compiled ones need no way in from Python (saves a fifth of the time to compile).
-_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_COMMON}
+_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 
 
 def inline(function: F) -> F:
@@ -41,10 +39,26 @@ def device(function: F) -> F:
     return compiled
 
 
+kept: list[Any] = []  # what Numba's dispatchers keep on disk
+
+
+def _kept(function: Callable[..., Any], **options: Any) -> Any:
+    """A dispatcher that keeps what it compiles on disk between processes."""
+    compiled = njit(error_model="numpy", **options)(function)
+    keep_on_disk(compiled, function)
+    kept.append(compiled)
+    return compiled
+
+
 def serial(function: F) -> F:
     """A kernel called from Python, kept on disk between processes."""
-    compiled: F = njit(**_COMMON)(function)
-    keep_on_disk(compiled, function)
+    compiled: F = _kept(function, nogil=True)
+    return compiled
+
+
+def parallel(function: F) -> F:
+    """As ``serial``, its ``prange`` loops shared by Numba's threads."""
+    compiled: F = _kept(function, nogil=True, parallel=True)
     return compiled
 
 
@@ -56,10 +70,10 @@ def from_objects(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], 
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[[], Any]:
+        compiled = _kept(function)
+
         @cache
         def ready() -> Any:
-            compiled = njit(error_model="numpy")(function)
-            keep_on_disk(compiled, function)
             compiled.compile(signature)
             (overload,) = compiled.overloads.values()
             return overload.entry_point
@@ -67,13 +81,6 @@ def from_objects(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], 
         return ready
 
     return decorate
-
-
-def parallel(function: F) -> F:
-    """As ``serial``, its ``prange`` loops shared by Numba's threads."""
-    compiled: F = njit(parallel=True, **_COMMON)(function)
-    keep_on_disk(compiled, function)
-    return compiled
 
 
 def work(function: Callable[..., None]) -> Any:
