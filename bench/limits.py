@@ -62,6 +62,7 @@ CELLS = [
     Cell(Case("gradient", "float32", 1024, 32000)),
     Cell(Case("gradient", "float32", 8192, 100)),
     Cell(Case("gradient", "float32", 65536, 10)),  # a row a lane
+    Cell(Case("gradient", "float32", 65536, 2)),
     Cell(Case("gradient", "float32", 32, 50257)),
     Cell(Case("gradient", "float32", 1, 262144)),  # whose chunks are shared
     Cell(Case("gradient", "float32", 2, 262144)),
