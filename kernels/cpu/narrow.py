@@ -167,6 +167,31 @@ def _by_whole_vectors(x, n_classes):
 
 
 @inline
+def _in_squares(n_classes, width):
+    """How many classes are transposed by squares: not one or two left over, for which that takes as long as for all.
+
+    (Microseconds for 4,000 rows, a Zen 4, one thread: 17 classes 75 in place of 83, 18 79 in place of 85, 33 109 in
+    place of 118; of bfloat16, 17 classes 76 in place of 89.)
+    """
+    rest = n_classes % width
+    return n_classes - rest if rest <= 2 else n_classes
+
+
+@inline
+def _load_class(base, offsets, width, j, buffer):
+    """Class j of all rows, one by one, to its vector of the buffer."""
+    for r in range(width):
+        buffer[j * width + r] = load_one(advance(base, offsets[r]), j)
+
+
+@inline
+def _store_class(base, offsets, width, j, buffer):
+    """The way back."""
+    for r in range(width):
+        store_one(advance(base, offsets[r]), j, buffer[j * width + r])
+
+
+@inline
 def _load_group(call, x, base, which, step, first, n, offsets, buffer):
     """A row a lane, transposed: class j of all rows is vector j of the buffer."""
     width, n_classes, class_step = lanes(x), call[N_CLASSES], call[CLASS_STEPS + which]
@@ -179,8 +204,13 @@ def _load_group(call, x, base, which, step, first, n, offsets, buffer):
             for j in range(0, n_classes, width):
                 load_lanes(base, offsets, min(j, n_classes - width), width, buffer)
         else:
-            for j in range(0, n_classes, width):
+            squares = _in_squares(n_classes, width)
+            for j in range(0, squares, width):
                 load_lanes(base, offsets, j, min(n_classes - j, width), buffer)
+            if squares < n_classes:  # (no loop: LLVM makes more of it so)
+                _load_class(base, offsets, width, squares, buffer)
+            if squares + 1 < n_classes:
+                _load_class(base, offsets, width, squares + 1, buffer)
     elif _side_by_side(base, offsets, n, width):
         for j in range(n_classes):
             store(buffer, j * width, load(advance(base, offsets[0] + j * class_step), 0))
@@ -203,8 +233,13 @@ def _store_group(call, x, base, which, step, first, n, offsets, buffer):
             for j in range(0, n_classes, width):
                 store_lanes(base, offsets, min(j, n_classes - width), width, buffer)
         elif n == width:
-            for j in range(0, n_classes, width):
+            squares = _in_squares(n_classes, width)
+            for j in range(0, squares, width):
                 store_lanes(base, offsets, j, min(n_classes - j, width), buffer)
+            if squares < n_classes:
+                _store_class(base, offsets, width, squares, buffer)
+            if squares + 1 < n_classes:
+                _store_class(base, offsets, width, squares + 1, buffer)
         else:
             for r in range(n):
                 for j in range(n_classes):

@@ -519,9 +519,9 @@ def prefetch_write(typingctx: Any, base: types.CPointer, index: types.Integer) -
 
 @intrinsic(prefer_literal=True)
 def stack(typingctx: Any, element: types.NumberClass, n: types.IntegerLiteral) -> Any:
-    """Room for ``n`` (a constant) elements of a type on the stack of the function, inline or not, that calls this.
+    """Room on the stack for ``n`` (a constant) elements of a type, with nothing in it (see ``lane_buffer``).
 
-    Nothing is in it: see ``lane_buffer``.
+    It is that of the function which calls this, and ends with it, even where it is part of another.
     """
     ty = types.CPointer(element.dtype)
 
