@@ -131,7 +131,7 @@ def _may_be_plain(logits: Any) -> bool:
 
 def _as_int64(targets: Array, grad: Any) -> Array | None:
     """Give targets that are classes as int64, and others as they are; None if that is not to be had."""
-    if targets.ndim != 1 or (targets.dtype is _INT64 and targets.flags.carray):
+    if targets.ndim != 1 or (targets.dtype is _INT64 and targets.flags.c_contiguous and targets.flags.aligned):
         return targets
     if targets.dtype.type not in _INTEGERS or (type(grad) is _ndarray and np.may_share_memory(grad, targets)):
         return None
@@ -145,7 +145,7 @@ def of_logits(function: str, logits: Any, out: Any) -> Array | None:
     """Give what a plain call of softmax, log_softmax or logsumexp gives, or None if this is not one."""
     kind, fill = _KINDS[function], out
     if fill is None:
-        if type(logits) is not _ndarray or not logits.flags.carray or logits.ndim != 2:
+        if type(logits) is not _ndarray or not logits.flags.c_contiguous or logits.ndim != 2:
             return None
         if kind == GRADIENTS:
             fill = np.empty(len(logits), _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32)

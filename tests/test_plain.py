@@ -16,7 +16,7 @@ import fastce
 from fastce import plain
 from fastce.kernels.cpu import objects
 from fastce.kernels.cpu import plain as ways
-from fastce.kernels.task import DONE, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, SOFTMAX
+from fastce.kernels.task import DONE, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, SMALL, SOFTMAX
 
 N, C = 6, 5
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -43,7 +43,6 @@ def unaligned(array):
 CHANGED = {
     "a list": lambda a: a.tolist(),
     "Fortran's order": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
-    "frozen": frozen,
     "unaligned": unaligned,
     "swapped bytes": lambda a: a.astype(a.dtype.newbyteorder()),
     "a subclass": lambda a: a.view(Subclass),
@@ -209,6 +208,32 @@ def test_what_is_written_lies_apart(shared):
     for a in beside(N, 0):
         assert status_of(logits, targets, grad, (None, a, *options[2:])) == DONE
         assert ways.small_of_logits(ways.FLOATS, grad, a, GRADIENTS) == DONE
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_only_read_may_be_read_only(dtype):
+    logits, targets, weight, sample_weight = problem(dtype)
+    q, known = np.full((N, C), 1 / C, weight.dtype), of(dtype)
+    weights = (frozen(weight), frozen(sample_weight), *plain.NO_OPTIONS[2:])
+    for n_rows in (N, SMALL // C):  # of one thread, and of all
+        x, y, p = (np.repeat(a, -(-n_rows // N), axis=0)[:n_rows] for a in (logits, targets, q))
+        s = np.repeat(sample_weight, -(-n_rows // N))[:n_rows]
+        options = {"weight": weight, "sample_weight": s}
+        for t in (y, p):
+            expected = fastce.cross_entropy_with_grad(x, t, **options)
+            found = fastce.cross_entropy_with_grad(frozen(x), frozen(t), **{k: frozen(v) for k, v in options.items()})
+            assert found.loss == expected.loss
+            assert found.grad.tobytes() == expected.grad.tobytes()
+            assert is_plain(frozen(x), frozen(t), **{k: frozen(v) for k, v in options.items()})
+        assert fastce.softmax(frozen(x)).tobytes() == fastce.softmax(x).tobytes()
+        assert fastce.logsumexp(frozen(x)).tobytes() == fastce.logsumexp(x).tobytes()
+    place = frozen(logits)
+    for x in (logits, place):
+        assert status_of(x, targets, place, weights, known) == NOT_PLAIN
+        for kind in (SOFTMAX, LOG_SOFTMAX):
+            assert ways.small_of_logits(known, x, place, kind) == NOT_PLAIN
+    assert place.tobytes() == logits.tobytes()
+    assert ways.small_of_logits(known, logits, frozen(sample_weight), GRADIENTS) == NOT_PLAIN
 
 
 def test_a_bad_target_is_not_plain_and_nothing_is_written():

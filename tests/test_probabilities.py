@@ -110,9 +110,7 @@ def test_the_same_bits_the_short_way_of_plain_calls_and_the_long(rng, names, nam
 def test_the_short_way_leaves_what_is_not_plain_to_the_long(rng):
     logits, q = case(rng, "float32", (6, 5))
     expected = fastce.cross_entropy_with_grad(logits, q)
-    frozen = q.copy()
-    frozen.flags.writeable = False
-    for targets in (q.astype(np.float64), q.astype(np.float16), np.asfortranarray(q), frozen, q.tolist()):
+    for targets in (q.astype(np.float64), q.astype(np.float16), np.asfortranarray(q), q.tolist()):
         assert not is_plain(logits, targets)
         rtol = 1e-3 if isinstance(targets, np.ndarray) and targets.itemsize == 2 else 1e-6
         np.testing.assert_allclose(fastce.cross_entropy(logits, targets), expected.loss, rtol=rtol)

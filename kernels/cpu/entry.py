@@ -49,6 +49,7 @@ from .compile import from_objects, inline
 from .kernels import blocks_of, share
 from .objects import (
     CARRAY,
+    CARRAY_RO,
     DATA,
     DTYPE,
     FLAGS,
@@ -88,11 +89,11 @@ KNOWN = TYPES + N_TYPES * OF_TYPE
 
 @inline
 def _is_plain(known, array, dtype, n_dims):
-    """Whether an object is an array of that dtype and number of dimensions, as kernels take it."""
+    """Whether an object is an array of that dtype and number of dimensions, as kernels take it; perhaps read-only."""
     return (
         word(array, TYPE) == known[NDARRAY]
         and word(array, DTYPE) == dtype
-        and half_word(array, FLAGS) & CARRAY == CARRAY
+        and half_word(array, FLAGS) & CARRAY_RO == CARRAY_RO
         and half_word(array, N_DIMS) == n_dims
     )
 
@@ -110,6 +111,12 @@ def _is_like(known, array, logits, dtype):
         and length(array, 0) == length(logits, 0)
         and length(array, 1) == length(logits, 1)
     )
+
+
+@inline
+def _is_written(array):
+    """Whether an array that is plain may be written."""
+    return half_word(array, FLAGS) & CARRAY == CARRAY
 
 
 @inline
@@ -143,8 +150,10 @@ def _are_apart(a, a_bytes, b, b_bytes):
 def _is_place(known, of, out, logits):
     """Whether what is computed of the logits may be written there: over them, or apart from them."""
     n_bytes = length(logits, 0) * length(logits, 1) * known[of + 1]
-    return id_of(out) == id_of(logits) or (
-        _is_like(known, out, logits, known[of]) and _are_apart(word(out, DATA), n_bytes, word(logits, DATA), n_bytes)
+    return (
+        _is_like(known, out, logits, known[of])
+        and _is_written(out)
+        and (id_of(out) == id_of(logits) or _are_apart(word(out, DATA), n_bytes, word(logits, DATA), n_bytes))
     )
 
 
@@ -368,8 +377,10 @@ def _begun_logits(known, logits, fill, one_each):
     if not one_each:
         return of if _is_place(known, of, fill, logits) else 0
     n_rows, n_bytes = length(logits, 0), length(logits, 0) * length(logits, 1) * known[of + 1]
-    good = _is_vector(known, fill, known[ARITHMETIC], n_rows) and _are_apart(
-        word(fill, DATA), n_rows * known[ARITHMETIC_BYTES], word(logits, DATA), n_bytes
+    good = (
+        _is_vector(known, fill, known[ARITHMETIC], n_rows)
+        and _is_written(fill)
+        and _are_apart(word(fill, DATA), n_rows * known[ARITHMETIC_BYTES], word(logits, DATA), n_bytes)
     )
     return of if good else 0
 

@@ -22,8 +22,8 @@ _HEAD = object.__basicsize__
 TYPE, DATA, N_DIMS, SHAPE, DTYPE, FLAGS = _HEAD - 8, _HEAD, _HEAD + 8, _HEAD + 16, _HEAD + 40, _HEAD + 48
 _NUMBER, _ITEMS = _HEAD, tuple.__basicsize__
 
-# The flags of an array that kernels take as it lies: C-contiguous, aligned and writeable.
-CARRAY = 0x0001 | 0x0100 | 0x0400
+# The flags of an array that kernels take as it lies, C-contiguous and aligned; and of one that may be written.
+CARRAY_RO, CARRAY = 0x0001 | 0x0100, 0x0001 | 0x0100 | 0x0400
 
 
 class PyObject(types.Opaque):
