@@ -90,7 +90,7 @@ def _warmup(args: argparse.Namespace) -> int:
 
     bar = _ProgressBar()
     try:
-        # (elsewhere even for one type: LLVM cannot be interrupted, and swallows many a Ctrl-C; another process can)
+        # (elsewhere even for one type: compiling, Ctrl-C waits for seconds; another process can be ended at once)
         seconds = warmup(args.dtype, functions=args.what, progress=bar, processes=most_processes())
     except (ImportError, TypeError, ValueError) as error:  # an unknown function, a type whose package is missing
         bar.close()

@@ -10,7 +10,6 @@ Here a kernel has a file to itself, whose name says all that it depends on, and 
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,23 +41,6 @@ def only_from_disk() -> Iterator[None]:
         _asked.only_from_disk = False
 
 
-@contextlib.contextmanager
-def _ctrl_c_waits() -> Iterator[None]:
-    """Within, Ctrl-C waits: where llvmlite takes over machine code, it would crash the process one time in twenty."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
-            raise KeyboardInterrupt
-
-
 class KernelCache(FunctionCache):
     """As Numba's, but for the files."""
 
@@ -70,16 +52,10 @@ class KernelCache(FunctionCache):
         self._cache_file = Files(Path(self._cache_path), self._impl.filename_base, stamp)
 
     def load_overload(self, *args: Any) -> Any:
-        with _ctrl_c_waits():
-            found = super().load_overload(*args)
+        found = super().load_overload(*args)
         if found is None and getattr(_asked, "only_from_disk", False):
             raise NotOnDisk
         return found
-
-    def save_overload(self, *args: Any) -> None:
-        # "no compiled object yet": the kernel is there, but a Ctrl-C kept llvmlite from handing over its bytes.
-        with contextlib.suppress(RuntimeError):
-            super().save_overload(*args)
 
 
 def keep_on_disk(dispatcher: Any, function: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from numba import njit, types
 from numba.core.ccallback import CFunc
 
+from .. import interrupts
 from .cache import keep_on_disk
 from .parts import DeviceCompiler, InlineCompiler
 
@@ -42,10 +43,16 @@ def device(function: F) -> F:
 kept: list[Any] = []  # what Numba's dispatchers keep on disk
 
 
+def _keep(compiled: Any, function: Callable[..., Any]) -> None:
+    """Let Numba keep on disk what it compiles of a function, where Ctrl-C does no harm."""
+    keep_on_disk(compiled, function)
+    compiled.compile = interrupts.deferred()(compiled.compile)
+
+
 def _kept(function: Callable[..., Any], **options: Any) -> Any:
     """A dispatcher that keeps what it compiles on disk between processes."""
     compiled = njit(error_model="numpy", **options)(function)
-    keep_on_disk(compiled, function)
+    _keep(compiled, function)
     kept.append(compiled)
     return compiled
 
@@ -86,6 +93,6 @@ def from_objects(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], 
 def work(function: Callable[..., None]) -> Any:
     """Machine code reached by address, kept on disk: of two addresses and three numbers, see ``kernels.py``."""
     compiled = CFunc(function, ([types.int64] * 5, types.void), {}, {"error_model": "numpy"})
-    keep_on_disk(compiled, function)
+    _keep(compiled, function)
     compiled.compile()
     return compiled

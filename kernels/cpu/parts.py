@@ -13,6 +13,8 @@ from typing import Any
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
+from .. import interrupts
+
 
 class _NoEnvironment:
     """What Numba takes for its code generator when it hands a function the Python objects it names: parts name none."""
@@ -68,6 +70,7 @@ class InlineCompiler(Compiler):
     called = False
 
     def define_pipelines(self) -> Any:
+        interrupts.deliver()
         state = self.state
         state.library = Part(state.targetctx.codegen(), state.func_id.func_qualname, self.called)
         return super().define_pipelines()

@@ -14,6 +14,8 @@ from numba.cuda import types
 from numba.cuda.compiler import compile_cuda
 from numba.cuda.dispatcher import CUDADispatcher
 
+from .. import interrupts
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -26,6 +28,7 @@ class _Inlined(CUDADispatcher):
 
     def compile_device(self, args: Any, return_type: Any = None) -> Any:
         if args not in self.overloads:
+            interrupts.deliver()
             made = compile_cuda(
                 self.py_func, return_type, args, forceinline=True, nvvm_options=_OPTIONS, cc=_ANY_CAPABILITY
             )

@@ -15,6 +15,7 @@ import numba_cuda
 from cuda.bindings import nvjitlink, nvvm
 from numba.core.caching import CompileResultCacheImpl
 
+from .. import interrupts
 from ..files import Files, digest_of_sources
 from .compile import entry_of, to_machine_code, to_ptx
 from .kernels import Kernel
@@ -32,7 +33,8 @@ def code_of(kernel: Kernel, capability: tuple[int, int]) -> Code:
     files, key = _files(), (kernel.name, capability)
     found = files.load(key) if files else None
     if found is None:
-        ptx = to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks_on(capability))
+        with interrupts.deferred():
+            ptx = to_ptx(kernel.function, kernel.signature, capability, kernel.threads, kernel.blocks_on(capability))
         machine, _ = to_machine_code(ptx, capability)
         found = machine, entry_of(ptx)
         if files:
