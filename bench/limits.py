@@ -229,12 +229,13 @@ def small() -> Record:
     """Time a small call, the steps that it is made of, and scikit-learn's where that is installed."""
     problem = Problem(SMALL.n_rows, SMALL.n_classes, dtype_of(SMALL.dtype))
     x, y, g = problem.logits, problem.targets, problem.out
-    mean, args = cpu.plain.FLOATS.mean(), (y, g, plain.NO_OPTIONS, IF_SMALL)
+    kernel, options = cpu.plain.FLOATS.of_targets(), dict[str, Any]()
+    args = (y, g, None, options, IF_SMALL)
     calls: Calls = {
         "python": lambda: python_function(x, y, g),
-        "nothing": lambda: mean(cpu.plain.FLOATS.address, None, *args),  # (which is not plain)
-        "kernel": lambda: mean(cpu.plain.FLOATS.address, x, *args),
-        "launch": lambda: plain.mean_loss(x, y, g, True, plain.NO_OPTIONS),
+        "nothing": lambda: kernel(cpu.plain.FLOATS.address, None, *args),  # (which is not plain)
+        "kernel": lambda: kernel(cpu.plain.FLOATS.address, x, *args),
+        "launch": lambda: plain.of_targets(x, y, g, True, options),
         "fastce": lambda: fastce.cross_entropy_with_grad(x, y, grad_out=g),
     }
     fastce.cross_entropy_with_grad(x, y, grad_out=g)  # (what the kernel needs is there from now on)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from . import dispatch
 from .kernels import reference
 from .kernels.task import Array
-from .plain import NO_OPTIONS, mean_loss, of_logits, options_of
+from .plain import of_logits, of_targets
 from .problem import AUX, NllOptions, Options, Shape, checked, cross_entropy_problem, nll_problem, rows_problem
 from .reduction import Scalar, reduce_rows
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _new: Any = tuple.__new__  # a NamedTuple in a third of the time
+_NO_AUX = ()  # (which is any empty tuple)
 
 
 def _with_options_of(problem: Callable[..., Any]) -> Callable[[_Function], _Function]:
@@ -171,8 +172,7 @@ def cross_entropy(
     [5.0076 0.0206]
     """
     if out is None:
-        usual = options_of(options) if options else NO_OPTIONS
-        at_once = usual and mean_loss(logits, targets, None, False, usual)
+        at_once = of_targets(logits, targets, None, False, options)
         if at_once:
             return at_once[0]
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
@@ -196,7 +196,7 @@ def cross_entropy_with_grad(
     out: Array | None = None,
     grad_output: ArrayLike | None = None,
     grad_out: Array | None = None,
-    aux: Collection[str] = (),
+    aux: Collection[str] = _NO_AUX,
     **options: Unpack[Options],
 ) -> CrossEntropyResult:
     """Cross-entropy loss and its gradient `(softmax(logits) - onehot(targets)) / n_rows`, in one pass over the logits.
@@ -259,12 +259,11 @@ def cross_entropy_with_grad(
     [False False]
     """
     result: CrossEntropyResult
-    if out is None and grad_output is None and type(aux) is tuple and not aux:
-        usual = options_of(options) if options else NO_OPTIONS
-        at_once = usual and mean_loss(logits, targets, grad_out, True, usual)
+    if out is None and grad_output is None and aux is _NO_AUX:
+        at_once = of_targets(logits, targets, grad_out, True, options)
         if at_once:
-            mean, grad = at_once
-            result = _new(CrossEntropyResult, (mean, grad, None, None, None, None, None, None, None))
+            first, grad = at_once
+            result = _new(CrossEntropyResult, (first, grad, None, None, None, None, None, None, None))
             return result
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(

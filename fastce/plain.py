@@ -1,4 +1,4 @@
-"""The short way of plain calls: a mean over targets, of C-contiguous arrays of the types that kernels take.
+"""The short way of plain calls: on C-contiguous arrays of the types that kernels take.
 
 Of a small call, Python takes longer than the kernel; of a large one, which leaves nothing in the caches of what Python
 needs, a tenth of the time.
@@ -17,16 +17,17 @@ import numpy as np
 from . import dispatch, memory
 from .kernels.task import (
     DONE,
+    FIXED,
     GRADIENTS,
     IF_SMALL,
     LOG_SOFTMAX,
     MISSING,
     NOT_PLAIN,
     NOT_SMALL,
+    OPTIONS,
     SMALL,
     SOFTMAX,
     Array,
-    MeanOptions,
 )
 from .reduction import Scalar, to_float32
 
@@ -34,80 +35,62 @@ _ndarray = np.ndarray  # (to find an attribute of a module takes 19 ns)
 _FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _INTEGERS = frozenset((np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32))  # that int64 can hold
 _NAMES = frozenset(("float16", "bfloat16", "float32", "float64"))
-_IGNORE_INDEX = -100
-_2_63 = 1 << 63
-
-NO_OPTIONS: MeanOptions = (None, None, 0.0, 0.0, None, 1.0, _IGNORE_INDEX)
+_ROWS = "none"  # (of a word that a program names, Python has but one)
+_NO_OPTIONS: Mapping[str, Any] = {}
 
 
-def options_of(options: Mapping[str, Any]) -> MeanOptions | None:
-    """Give the options as the kernels take them; None if there are others."""
-    weight = sample_weight = softcap = None
-    label_smoothing, z_loss, logit_scale, ignore_index = 0.0, 0.0, 1.0, _IGNORE_INDEX
-    for name, value in options.items():  # (few: to ask for each in turn takes longer)
-        if name == "label_smoothing":
-            label_smoothing = value
-        elif name == "ignore_index":
-            if not is_index(value):
-                return None
-            ignore_index = value
-        elif name == "weight":
-            weight = value
-        elif name == "sample_weight":
-            sample_weight = value
-        elif name == "softcap":
-            softcap = value
-        elif name == "z_loss":
-            z_loss = value
-        elif name == "logit_scale":
-            logit_scale = value
-        else:
-            return None
-    return weight, sample_weight, label_smoothing, z_loss, softcap, logit_scale, ignore_index
-
-
-def is_index(value: Any) -> bool:
-    """Whether it is an integer that int64 can hold."""
-    return type(value) is int and -_2_63 <= value < _2_63
-
-
-def mean_loss(
-    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: MeanOptions
-) -> tuple[Scalar, Array | None] | None:
-    """Give mean loss and gradient of a plain call, or None if this is not one."""
-    grad = grad_out
+def of_targets(
+    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: Mapping[str, Any]
+) -> tuple[Scalar | Array, Array | None] | None:
+    """Give loss and gradient of a plain call, or None if this is not one."""
+    grad, losses = grad_out, None
     if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < SMALL:
         grad = np.empty(logits.shape, logits.dtype)  # (empty_like takes longer)
-    status, loss = _small_mean(_known, logits, targets, grad, options, IF_SMALL)
+    if options and options.get("reduction") is _ROWS:
+        losses = _losses_of(logits)
+    status, loss = _small_of_targets(_known, logits, targets, grad, losses, options, IF_SMALL)
     if status == DONE:
-        return to_float32(loss), grad
+        return to_float32(loss) if losses is None else losses, grad
     if type(logits) is _ndarray and logits.dtype is _FLOAT64:
-        status, loss = _small_mean_64(_known_64, logits, targets, grad, options, IF_SMALL)
+        status, loss = _small_of_targets_64(_known_64, logits, targets, grad, losses, options, IF_SMALL)
         if status == DONE:
-            return np.float64(loss), grad
+            return np.float64(loss) if losses is None else losses, grad
     if status == NOT_PLAIN or status >= MISSING:
-        return _mean_otherwise(logits, targets, grad, with_grad, options, status)
-    return _large_mean(logits, targets, grad, with_grad, options)
+        return _of_targets_otherwise(logits, targets, grad, with_grad, losses, options, status)
+    return _large_of_targets(logits, targets, grad, with_grad, losses, options)
 
 
-def _large_mean(
-    logits: Array, targets: Array, grad: Any, with_grad: bool, options: MeanOptions
-) -> tuple[Scalar, Array | None] | None:
+def _losses_of(logits: Any) -> Array | None:
+    """Room for those of the rows; None if these are not plain."""
+    if type(logits) is not _ndarray or logits.ndim != 2:
+        return None
+    dtype = _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32
+    return np.empty(len(logits), dtype) if logits.size < SMALL else memory.empty((len(logits),), dtype)
+
+
+def _large_of_targets(
+    logits: Array, targets: Array, grad: Any, with_grad: bool, losses: Array | None, options: Mapping[str, Any]
+) -> tuple[Scalar | Array, Array | None] | None:
     """The same of a plain call that is not small: each line here may take a microsecond after the last one."""
     doubles = logits.dtype is _FLOAT64
     if with_grad and grad is None:
         grad = memory.empty(logits.shape, logits.dtype)
-    status, loss = _cpu.large_mean(_cpu.DOUBLES if doubles else _cpu.FLOATS, logits, targets, grad, options)
-    if status != DONE:
-        return None
-    return np.float64(loss) if doubles else to_float32(loss), grad
+    of = _cpu.DOUBLES if doubles else _cpu.FLOATS
+    status, loss = _cpu.large_of_targets(of, logits, targets, grad, losses, options)
+    return _result(doubles, loss, losses, grad) if status == DONE else None
 
 
-def _mean_otherwise(
-    logits: Any, targets: Any, grad: Any, with_grad: bool, options: MeanOptions, status: int
-) -> tuple[Scalar, Array | None] | None:
+def _of_targets_otherwise(
+    logits: Any,
+    targets: Any,
+    grad: Any,
+    with_grad: bool,
+    losses: Array | None,
+    options: Mapping[str, Any],
+    status: int,
+) -> tuple[Scalar | Array, Array | None] | None:
     """The same of logits of other types, of which no work is compiled yet, or whose targets are not int64."""
-    if not _may_be_plain(logits) or type(targets) is not _ndarray:
+    if not _may_be_plain(logits, options) or type(targets) is not _ndarray:
         return None
     cpu = _cpu or _import_cpu()
     if status == NOT_PLAIN:
@@ -116,17 +99,27 @@ def _mean_otherwise(
             return None
         targets = given
     doubles = logits.dtype is _FLOAT64
-    status, loss = cpu.small_mean(cpu.DOUBLES if doubles else cpu.FLOATS, logits, targets, grad, options)
+    of = cpu.DOUBLES if doubles else cpu.FLOATS
+    status, loss = cpu.small_of_targets(of, logits, targets, grad, losses, options)
     if status == NOT_SMALL:
-        return _large_mean(logits, targets, grad, with_grad, options)
-    if status != DONE:
-        return None
+        return _large_of_targets(logits, targets, grad, with_grad, losses, options)
+    return _result(doubles, loss, losses, grad) if status == DONE else None
+
+
+def _result(doubles: bool, loss: float, losses: Array | None, grad: Any) -> tuple[Scalar | Array, Array | None]:
+    if losses is not None:
+        return losses, grad
     return np.float64(loss) if doubles else to_float32(loss), grad
 
 
-def _may_be_plain(logits: Any) -> bool:
+def _may_be_plain(logits: Any, options: Mapping[str, Any] = _NO_OPTIONS) -> bool:
     """Whether it is worth finding out: importing Numba and compiling takes seconds."""
-    return type(logits) is _ndarray and logits.ndim == 2 and logits.dtype.name in _NAMES
+    return (
+        type(logits) is _ndarray
+        and logits.ndim == 2
+        and logits.dtype.name in _NAMES
+        and all(name in OPTIONS or FIXED.get(name, _NAMES) is value for name, value in options.items())
+    )
 
 
 def _as_int64(targets: Array, grad: Any) -> Array | None:
@@ -179,21 +172,25 @@ _cpu: Any = None
 _known = _known_64 = 0
 
 
-def _first_mean(known: int, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
-    global _small_mean
-    if not _may_be_plain(logits) or type(targets) is not _ndarray or logits.dtype is _FLOAT64:
+def _first_of_targets(
+    known: int, logits: Any, targets: Any, grad: Any, losses: Any, options: Mapping[str, Any], tuning: int
+) -> tuple[int, float]:
+    global _small_of_targets
+    if not _may_be_plain(logits, options) or type(targets) is not _ndarray or logits.dtype is _FLOAT64:
         return NOT_PLAIN, 0.0
-    _small_mean = _import_cpu().FLOATS.mean()
-    status, loss = _small_mean(_known, logits, targets, *args)
+    _small_of_targets = _import_cpu().FLOATS.of_targets()
+    status, loss = _small_of_targets(_known, logits, targets, grad, losses, options, tuning)
     return status, loss
 
 
-def _first_mean_64(known: int, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
-    global _small_mean_64
-    if not _may_be_plain(logits) or type(targets) is not _ndarray:
+def _first_of_targets_64(
+    known: int, logits: Any, targets: Any, grad: Any, losses: Any, options: Mapping[str, Any], tuning: int
+) -> tuple[int, float]:
+    global _small_of_targets_64
+    if not _may_be_plain(logits, options) or type(targets) is not _ndarray:
         return NOT_PLAIN, 0.0
-    _small_mean_64 = _import_cpu().DOUBLES.mean()
-    status, loss = _small_mean_64(_known_64, logits, targets, *args)
+    _small_of_targets_64 = _import_cpu().DOUBLES.of_targets()
+    status, loss = _small_of_targets_64(_known_64, logits, targets, grad, losses, options, tuning)
     return status, loss
 
 
@@ -206,8 +203,8 @@ def _first_of_logits(known: int, logits: Any, *args: Any) -> int:
     return status
 
 
-_small_mean: Any = _first_mean
-_small_mean_64: Any = _first_mean_64
+_small_of_targets: Any = _first_of_targets
+_small_of_targets_64: Any = _first_of_targets_64
 _small_of_logits: Any = _first_of_logits
 
 

@@ -11,9 +11,21 @@ Array = NDArray[Any]
 # What the rows of a "gradient" are to be.
 GRADIENTS, SOFTMAX, LOG_SOFTMAX = range(3)
 
-# Plain calls on the CPU (see ``cpu/entry.py``). Options of a mean: weight, sample_weight, label_smoothing, z_loss,
-# softcap, logit_scale and ignore_index.
-MeanOptions = tuple[Any, Any, Any, Any, Any, Any, int]
+# The options of a cross-entropy, by default: those that plain calls on the CPU may have (see ``cpu/entry.py``), and
+# those that they may only have like this.
+OPTIONS: dict[str, Any] = {
+    "weight": None,
+    "sample_weight": None,
+    "label_smoothing": 0.0,
+    "z_loss": 0.0,
+    "softcap": None,
+    "logit_scale": 1.0,
+    "ignore_index": -100,
+    "reduction": "mean",
+}
+FIXED: dict[str, Any] = {"normalizer": None, "empty": "nan", "axis": -1, "backend": None, "check": None}
+
+# Plain calls on the CPU.
 IF_SMALL = -1  # in place of a tuning: computed if it is ...
 SMALL = 100_000  # ... less than so many elements of work
 

@@ -563,12 +563,12 @@ def call_all():
         fastce.cross_entropy(*inputs(name))  # (the short way)
 numba.set_num_threads(1)
 call_all()
-assert kernels.solve.signatures and plain.FLOATS.mean.cache_info().currsize
-assert not kernels.solve_shared.signatures and not plain.FLOATS.mean_shared.cache_info().currsize
+assert kernels.solve.signatures and plain.FLOATS.of_targets.cache_info().currsize
+assert not kernels.solve_shared.signatures and not plain.FLOATS.of_targets_shared.cache_info().currsize
 numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 call_all()
 several = numba.config.NUMBA_NUM_THREADS > 1
-assert bool(kernels.solve_shared.signatures) == bool(plain.FLOATS.mean_shared.cache_info().currsize) == several
+assert bool(kernels.solve_shared.signatures) == bool(plain.FLOATS.of_targets_shared.cache_info().currsize) == several
 """
     run(code, expected, layer=layer, n_threads=1 if of_environment else 2)
 

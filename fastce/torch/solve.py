@@ -77,13 +77,19 @@ def _solve_small(input: Tensor, target: Tensor, o: Options, with_grad: bool) -> 
         or not (input.is_cpu and input.is_contiguous() and target.is_contiguous())
     ):
         return None
-    options = plain.NO_OPTIONS
+    options: dict[str, Any] = {}
     if o is not PLAIN:
-        if o.reduction != "mean" or o.normalizer is not None or o.aux or not plain.is_index(o.ignore_index):
+        if o.reduction != "mean" or o.normalizer is not None or o.aux:
             return None
-        options = None, None, o.label_smoothing, o.z_loss, o.softcap, o.logit_scale, o.ignore_index
+        options = {
+            "label_smoothing": o.label_smoothing,
+            "z_loss": o.z_loss,
+            "softcap": o.softcap,
+            "logit_scale": o.logit_scale,
+            "ignore_index": o.ignore_index,
+        }
     grad = torch.empty_like(input) if with_grad else None
-    solved = plain.mean_loss(
+    solved = plain.of_targets(
         input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), False, options
     )
     return Solved(torch.scalar_tensor(float(solved[0]), dtype=dtype), grad, ()) if solved else None

@@ -1,9 +1,9 @@
-"""Plain calls: means over targets, and functions of the logits alone, from Python's objects to a kernel in one step.
+"""Plain calls: losses over targets, and functions of the logits alone, from Python's objects to a kernel in one step.
 
 Of a small call, everything but the kernel takes longer than the kernel. So machine code asks here what otherwise Python
-asks: whether arrays are C-contiguous and of the types that are computed in, whether they fit together and lie apart (32
-x 10 with gradient, on a Zen 4: 1.7 microseconds in place of 3.7). It only recognizes what needs no second look, and
-leaves everything else, every error among it, to Python.
+asks: which options there are, whether arrays are C-contiguous and of the types that are computed in, whether they fit
+together and lie apart (32 x 10 with gradient, on a Zen 4: 1.7 microseconds in place of 3.7). It only recognizes what
+needs no second look, and leaves everything else, every error among it, to Python.
 
 There is one of each function for logits that are computed in float32 and one for float64: ``dtype``, below.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray, types
 
-from ..task import DONE, GRADIENTS, MISSING, NOT_PLAIN, NOT_SMALL, SMALL, divided_by
+from ..task import DONE, FIXED, GRADIENTS, MISSING, NOT_PLAIN, NOT_SMALL, OPTIONS, SMALL, divided_by
 from .call import (
     CLASS_STEPS,
     EVEN,
@@ -58,9 +58,10 @@ from .objects import (
     half_word,
     id_of,
     integer,
-    item,
     length,
+    next_item,
     number,
+    object_at,
     py_object,
     release_gil,
     take_gil,
@@ -76,9 +77,13 @@ _spread_of = inline(spread_of)
 _regime_of = inline(regime_of)
 _size_of_work = inline(size_of_work)
 
-# What is known of this process, at an address: those of Python's objects; and of each type of logits that of its dtype,
-# the bytes of an element, and the addresses of the work on such logits, by regime; 0 where there is none.
-NDARRAY, NO_OBJECT, FLOAT, INT64, ARITHMETIC, ARITHMETIC_BYTES, TYPES = range(7)
+# What is known of this process, at an address: those of Python's objects, of the names of OPTIONS and FIXED, and of
+# what FIXED are; and of each type of logits that of its dtype, the bytes of an element, and the addresses of the work
+# on such logits, by regime; 0 where there is none.
+NDARRAY, NO_OBJECT, FLOAT, INT, INT64, ARITHMETIC, ARITHMETIC_BYTES, THE_MEAN, THE_SUM, THE_ROWS, NAMES = range(11)
+N_OPTIONS, N_NAMES = len(OPTIONS), len(OPTIONS) + len(FIXED)
+THINGS = NAMES + N_NAMES
+TYPES = THINGS + len(FIXED)
 WORK = 2  # of a type, from where on there are works
 OF_TYPE = WORK + max(REGIMES) + 1
 N_TYPES = 3
@@ -158,7 +163,7 @@ def _is_place(known, of, out, logits):
 
 
 class _Inputs(NamedTuple):
-    """Of a mean, beside the logits: addresses, 0 if not there."""
+    """Of a loss, beside the logits: addresses, 0 if not there."""
 
     targets: int
     q: int
@@ -170,8 +175,9 @@ _NO_INPUTS = _Inputs(0, 0, 0, 0)
 
 
 @inline
-def _inputs(known, logits, targets, weight, sample_weight):
-    """These, and whether they are plain."""
+def _inputs(known, logits, targets, options):
+    """What is beside the logits, and whether it is plain."""
+    weight, sample_weight = options.weight, options.sample_weight
     n_rows, dtype = length(logits, 0), known[ARITHMETIC]
     if not (
         (_is_vector(known, targets, known[INT64], n_rows) or _is_like(known, targets, logits, dtype))
@@ -196,37 +202,72 @@ def _are_inputs_apart(known, of, inputs, logits, out):
     )
 
 
+_IGNORE_INDEX = OPTIONS["ignore_index"]
 USUAL = 1e30  # of every type, numbers below this are finite, and their inverse is not 0
 
 
-class _Scalars(NamedTuple):
-    """The options of a mean that are numbers."""
+class _Options(NamedTuple):
+    """The options of a cross-entropy, in the order of OPTIONS."""
 
+    weight: Any
+    sample_weight: Any
     smoothing: float
     z_loss: float
     softcap: float  # 0: none
     scale: float
+    ignore_index: int
+    reduction: int  # THE_MEAN, THE_SUM or THE_ROWS
 
 
 @inline
-def _scalars_of(known, smoothing, z_loss, softcap, scale):
-    """These, and whether all are usual floats."""
-    capped = _is_there(known, softcap)
-    if not (
-        _is_float(known, smoothing)
-        and _is_float(known, z_loss)
-        and _is_float(known, scale)
-        and (not capped or _is_float(known, softcap))
-    ):
-        return _Scalars(0.0, 0.0, 0.0, 0.0), False
-    e, z, cap, s = number(smoothing), number(z_loss), number(softcap) if capped else 0.0, number(scale)
-    good = 0.0 <= e <= 1.0 and abs(z) < USUAL and abs(s) < USUAL and (not capped or 1.0 / USUAL < cap < USUAL)
-    return _Scalars(e, z, cap, s), good
+def _options_of(known, options):
+    """What a dict of options says, and whether all are usual: what Python would take longer to find than a kernel."""
+    weight = sample_weight = object_at(known[NO_OBJECT])
+    smoothing, z_loss, softcap, scale = 0.0, 0.0, 0.0, 1.0
+    ignore_index, reduction = np.int64(_IGNORE_INDEX), np.int64(THE_MEAN)
+    good = True
+    position, name, value = next_item(options, np.int64(0))
+    while good and position >= 0:
+        k = np.int64(0)
+        while k < N_NAMES and known[NAMES + k] != id_of(name):
+            k += 1
+        if k == 0:
+            weight = value
+        elif k == 1:
+            sample_weight = value
+        elif k == 2:
+            good, smoothing = _float_of(known, value)
+            good = good and 0.0 <= smoothing <= 1.0
+        elif k == 3:
+            good, z_loss = _float_of(known, value)
+            good = good and abs(z_loss) < USUAL
+        elif k == 4:
+            if _is_there(known, value):
+                good, softcap = _float_of(known, value)
+                good = good and 1.0 / USUAL < softcap < USUAL
+        elif k == 5:
+            good, scale = _float_of(known, value)
+            good = good and abs(scale) < USUAL
+        elif k == 6:
+            good = word(value, TYPE) == known[INT]
+            if good:
+                good, ignore_index = integer(value)
+        elif k == 7:
+            reduction = np.int64(THE_MEAN)
+            while reduction <= THE_ROWS and known[reduction] != id_of(value):
+                reduction += 1
+            good = reduction <= THE_ROWS
+        else:
+            good = k < N_NAMES and known[THINGS + k - N_OPTIONS] == id_of(value)
+        position, name, value = next_item(options, position)
+    return _Options(weight, sample_weight, smoothing, z_loss, softcap, scale, ignore_index, reduction), good
 
 
 @inline
-def _is_float(known, value):
-    return word(value, TYPE) == known[FLOAT]
+def _float_of(known, value):
+    """Whether that is a float, and its number."""
+    good = word(value, TYPE) == known[FLOAT]
+    return good, number(value) if good else 0.0
 
 
 @inline
@@ -263,109 +304,114 @@ def _fill_rows(known, of, call, logits, fill, itemsize, tuning):
 
 
 @inline
-def _begun(known, logits, targets, grad, options):
-    """Where the type of the logits of a mean is known, 0 if something is not plain; and what else it takes."""
-    of = _type_of(known, logits)
-    scalars, good = _scalars_of(known, item(options, 2), item(options, 3), item(options, 4), item(options, 5))
-    if of == 0 or not good:
-        return 0, _NO_INPUTS, scalars
-    inputs, good = _inputs(known, logits, targets, item(options, 0), item(options, 1))
+def _begun(known, logits, targets, grad, losses, options):
+    """Where the type of the logits is known, 0 if something is not plain; and what else a loss takes."""
+    of, (found, good) = _type_of(known, logits), _options_of(known, options)
+    if of == 0 or not good or (found.reduction == THE_ROWS) != _is_there(known, losses):
+        return 0, _NO_INPUTS, found
+    inputs, good = _inputs(known, logits, targets, found)
     if good and _is_there(known, grad):
         good = _is_place(known, of, grad, logits) and _are_inputs_apart(known, of, inputs, logits, word(grad, DATA))
-    return (of if good else 0), inputs, scalars
+    return (of if good else 0), inputs, found
 
 
 @inline
-def _laid_out(known, of, logits, grad, inputs, scalars, options, call, numbers, tuning, dtype):
-    """Lay out a mean in these blocks. Gives the address of its losses, 0 if a target is bad; what divides their sum.
+def _laid_out(known, of, logits, grad, losses, inputs, options, call, numbers, tuning, dtype):
+    """Lay out a loss in these blocks. Gives the address of the losses of the rows, 0 if a target is bad; and a divisor.
 
-    (Nor are there losses if there is no memory: whoever asks for it next may say so.)
+    (Nor are there any if there is no memory: whoever asks for it next may say so.)
     """
     n_rows, n_classes, itemsize = length(logits, 0), length(logits, 1), known[ARITHMETIC_BYTES]
-    ignore_index, z_loss = integer(item(options, 6)), scalars.z_loss
-    good, sum_sw, sum_s = _sums_of_weights(inputs, n_rows, n_classes, ignore_index, dtype)
+    o = options
+    good, sum_sw, sum_s = _sums_of_weights(inputs, n_rows, n_classes, o.ignore_index, dtype)
     if not good:
         return 0, 0.0
-    losses = allocate(n_rows * itemsize)
+    of_rows = word(losses, DATA) if o.reduction == THE_ROWS else allocate(n_rows * itemsize)
     _fill_rows(known, of, call, logits, _data(known, grad), itemsize, tuning)
     call[TARGETS], call[Q], call[WEIGHT], call[SAMPLE_WEIGHT] = inputs
-    call[IGNORE_INDEX], call[LOSS] = ignore_index, losses
-    call[SPREAD] = _spread_of(inputs.q != 0, scalars.smoothing)
-    ce_scale, zl_scale, zl_ratio, divisor = _divided_by(sum_sw, sum_s if z_loss != 0.0 else sum_sw, 1.0)
-    settings = scalars.smoothing, z_loss, scalars.softcap, scalars.scale, ce_scale, zl_scale, zl_ratio
+    call[IGNORE_INDEX], call[LOSS] = o.ignore_index, of_rows
+    call[SPREAD] = _spread_of(inputs.q != 0, o.smoothing)
+    if o.reduction != THE_MEAN:
+        sum_sw = sum_s = 1.0
+    ce_scale, zl_scale, zl_ratio, divisor = _divided_by(sum_sw, sum_s if o.z_loss != 0.0 else sum_sw, 1.0)
+    settings = o.smoothing, o.z_loss, o.softcap, o.scale, ce_scale, zl_scale, zl_ratio
     fill_numbers(call, numbers, pointer_at(0, dtype), settings)
-    return losses, divisor
+    return of_rows, divisor
 
 
 @inline
-def _ended(losses, n_rows, divisor, dtype):
-    """What comes of a mean whose losses are there: they are let go."""
-    total = sum_rows(_vector(losses, n_rows, dtype))
-    free(losses)
-    return DONE, total / divisor if divisor != 0.0 else np.nan
+def _ended(of_rows, n_rows, divisor, reduction, dtype):
+    """What comes of a loss, those of whose rows are there."""
+    if reduction == THE_ROWS:
+        return DONE, 0.0
+    total = sum_rows(_vector(of_rows, n_rows, dtype))
+    free(of_rows)
+    # (rounded here, where that says nothing of a number that is too large for the type)
+    return DONE, np.float64(dtype(total / divisor)) if divisor != 0.0 else np.nan
 
 
 _RESULT = types.Tuple((types.int64, types.float64))
-_MEAN = (types.int64, *(py_object,) * 4, types.int64)
+_OF_TARGETS = (types.int64, *(py_object,) * 5, types.int64)
 _OF_LOGITS = (types.int64, py_object, py_object, types.int64, types.int64)
 _SHARES = (types.int64, types.int64)
 
 
-def mean_in(dtype: Any) -> Callable[[], Any]:
-    """Mean loss, and its gradient unless ``grad`` is None, on the calling thread.
+def of_targets_in(dtype: Any) -> Callable[[], Any]:
+    """Loss, and its gradient unless ``grad`` is None, on the calling thread.
 
-    ``known`` is the address of what is KNOWN, ``options`` are MeanOptions, ``tuning`` is IF_SMALL or that of a
-    ``launch.Way``. Gives what came of it, and the loss; nothing is written unless it is DONE.
+    ``known`` is the address of what is KNOWN, ``options`` a dict, ``losses``, an array for those of the rows, is there
+    if ``reduction`` is "none", and ``tuning`` is IF_SMALL or that of a ``launch.Way``. Gives what came of it, and the
+    loss that is one number; nothing is written unless it is DONE.
     """
 
-    @from_objects(_RESULT(*_MEAN))
-    def mean(known, logits, targets, grad, options, tuning):
+    @from_objects(_RESULT(*_OF_TARGETS))
+    def of_targets(known, logits, targets, grad, losses, options, tuning):
         known = pointer_at(known, np.int64)
-        of, inputs, scalars = _begun(known, logits, targets, grad, options)
+        of, inputs, o = _begun(known, logits, targets, grad, losses, options)
         if of == 0:
             return NOT_PLAIN, 0.0
         n_rows, n_classes = length(logits, 0), length(logits, 1)
         if tuning < 0 and _size_of_work(n_rows, n_classes) >= SMALL:
             return NOT_SMALL, 0.0
-        spread = _spread_of(inputs.q != 0, scalars.smoothing)
-        step = _regime_of(n_rows, n_classes, _needs(scalars.softcap, scalars.scale, spread, inputs.weight != 0))
+        spread = _spread_of(inputs.q != 0, o.smoothing)
+        step = _regime_of(n_rows, n_classes, _needs(o.softcap, o.scale, spread, inputs.weight != 0))
         function = known[of + WORK + step]
         if function == 0:
             return MISSING + of + WORK + step, 0.0
         call, numbers = stack(np.int64, INTEGERS), stack(np.float64, NUMBERS)
-        losses, divisor = _laid_out(known, of, logits, grad, inputs, scalars, options, call, numbers, tuning, dtype)
-        if losses == 0:
+        of_rows, divisor = _laid_out(known, of, logits, grad, losses, inputs, o, call, numbers, tuning, dtype)
+        if of_rows == 0:
             return NOT_PLAIN, 0.0
         state = release_gil()
         call_work(function, call, numbers, step, 0, n_rows)
         take_gil(state)
-        return _ended(losses, n_rows, divisor, dtype)
+        return _ended(of_rows, n_rows, divisor, o.reduction, dtype)
 
-    return mean
+    return of_targets
 
 
-def mean_shared_in(dtype: Any) -> Callable[[], Any]:
+def of_targets_shared_in(dtype: Any) -> Callable[[], Any]:
     """The same by all threads, ``block`` rows (chunks, if ``step`` is LOOK) at a time."""
 
-    @from_objects(_RESULT(*_MEAN, *_SHARES))
-    def mean_shared(known, logits, targets, grad, options, tuning, step, block):
+    @from_objects(_RESULT(*_OF_TARGETS, *_SHARES))
+    def of_targets_shared(known, logits, targets, grad, losses, options, tuning, step, block):
         known = pointer_at(known, np.int64)
-        of, inputs, scalars = _begun(known, logits, targets, grad, options)
+        of, inputs, o = _begun(known, logits, targets, grad, losses, options)
         if of == 0:
             return NOT_PLAIN, 0.0
         n_rows, n_classes, function = length(logits, 0), length(logits, 1), known[of + WORK + step]
         if function == 0:
             return MISSING + of + WORK + step, 0.0
         call, numbers = blocks_of(n_rows, n_classes, step)
-        losses, divisor = _laid_out(known, of, logits, grad, inputs, scalars, options, call, numbers, tuning, dtype)
-        if losses == 0:
+        of_rows, divisor = _laid_out(known, of, logits, grad, losses, inputs, o, call, numbers, tuning, dtype)
+        if of_rows == 0:
             return NOT_PLAIN, 0.0
         state = release_gil()
         share(function, call, numbers, step, block)
         take_gil(state)
-        return _ended(losses, n_rows, divisor, dtype)
+        return _ended(of_rows, n_rows, divisor, o.reduction, dtype)
 
-    return mean_shared
+    return of_targets_shared
 
 
 @inline

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
 from .llvm import I8, I32, I64
 
-# Bytes from the start of an object, all of which begin alike: to an array's fields; a float's number; a tuple's items.
+# Bytes from the start of an object, all of which begin alike: to an array's fields; to a float's number.
 _HEAD = object.__basicsize__
 TYPE, DATA, N_DIMS, SHAPE, DTYPE, FLAGS = _HEAD - 8, _HEAD, _HEAD + 8, _HEAD + 16, _HEAD + 40, _HEAD + 48
-_NUMBER, _ITEMS = _HEAD, tuple.__basicsize__
+_NUMBER = _HEAD
 
 # The flags of an array that kernels take as it lies, C-contiguous and aligned; and of one that may be written.
 CARRAY_RO, CARRAY = 0x0001 | 0x0100, 0x0001 | 0x0100 | 0x0400
@@ -81,23 +81,46 @@ def number(typingctx: Any, value: PyObject) -> Any:
 
 @intrinsic
 def integer(typingctx: Any, value: PyObject) -> Any:
-    """What an ``int`` is that int64 can hold. Needs the GIL."""
+    """Whether int64 can hold an ``int``, and what it is. Needs the GIL."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return context.get_python_api(builder).long_as_longlong(args[0])
+        kind = ir.FunctionType(I64, [args[0].type, I32.as_pointer()])
+        convert = cgutils.get_or_insert_function(builder.module, kind, "PyLong_AsLongLongAndOverflow")
+        overflow = cgutils.alloca_once(builder, I32)
+        found = builder.call(convert, [args[0], overflow])
+        fits = builder.icmp_signed("==", builder.load(overflow, typ=I32), I32(0))
+        return context.make_tuple(builder, sig.return_type, [fits, found])
 
-    return types.int64(value), codegen
+    return types.Tuple((types.boolean, types.int64))(value), codegen
 
 
 @intrinsic
-def item(typingctx: Any, value: PyObject, index: types.Integer) -> Any:
-    """An item that a tuple has: alive as long as the tuple is."""
+def next_item(typingctx: Any, value: PyObject, position: types.Integer) -> Any:
+    """Of a ``dict``, from a position on, 0 at first: the next one, -1 at the end; the name there, and its value.
+
+    They are alive as long as the dict is not changed. Needs the GIL.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        at = builder.add(I64(_ITEMS), builder.mul(args[1], I64(8)))
-        return builder.inttoptr(_at(builder, args[0], at, I64), args[0].type)
+        thing = args[0].type
+        kind = ir.FunctionType(I32, [thing, I64.as_pointer(), thing.as_pointer(), thing.as_pointer()])
+        find = cgutils.get_or_insert_function(builder.module, kind, "PyDict_Next")
+        places = [cgutils.alloca_once(builder, t) for t in (I64, thing, thing)]
+        for place, before in zip(places, (args[1], args[0], args[0]), strict=True):
+            builder.store(before, place)
+        found = builder.icmp_signed("!=", builder.call(find, [args[0], *places]), I32(0))
+        at, name, item = (builder.load(p, typ=t) for p, t in zip(places, (I64, thing, thing), strict=True))
+        return context.make_tuple(builder, sig.return_type, [builder.select(found, at, I64(-1)), name, item])
 
-    return py_object(value, types.int64), codegen
+    return types.Tuple((types.int64, py_object, py_object))(value, types.int64), codegen
+
+
+@intrinsic
+def object_at(typingctx: Any, address: types.Integer) -> Any:
+    """The object whose ``id`` that is."""
+    return py_object(types.int64), lambda context, builder, sig, args: builder.inttoptr(
+        args[0], context.get_value_type(py_object)
+    )
 
 
 @intrinsic
@@ -133,9 +156,8 @@ def take_gil(typingctx: Any, state: types.Integer) -> Any:
 
 
 def are_as_expected() -> bool:
-    """Whether arrays, floats and tuples lie in memory as this file says."""
+    """Whether arrays and floats lie in memory as this file says."""
     array, value = np.zeros((2, 3), np.float32), 0.1
-    items = array, value
 
     def there(kind: Any, thing: object, offset: int) -> Any:
         return kind.from_address(id(thing) + offset).value
@@ -151,5 +173,4 @@ def are_as_expected() -> bool:
         and tuple((word * 2).from_address(there(word, array, SHAPE))) == array.shape
         and there(word, value, TYPE) == id(float)
         and there(ctypes.c_double, value, _NUMBER) == value
-        and (there(word, items, _ITEMS), there(word, items, _ITEMS + 8)) == (id(array), id(value))
     )

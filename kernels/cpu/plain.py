@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..task import GRADIENTS, IF_SMALL, MISSING, Array, MeanOptions
+from ..task import FIXED, GRADIENTS, IF_SMALL, MISSING, OPTIONS, Array
 from . import entry, launch, threads
 from .call import EVEN, needs, spread_of
 from .entry import OF_TYPE, TYPES, WORK
@@ -23,11 +24,14 @@ class Logits:
         self.address = self._known.ctypes.data
         dtype = np.dtype(arithmetic)
         if are_as_expected():  # (if not, nothing is an array, and nothing plain)
-            self._known[:TYPES] = id(np.ndarray), id(None), id(float), id(_INT64), id(dtype), dtype.itemsize
+            things = [np.ndarray, None, float, int, _INT64, dtype]
+            words = [sys.intern(word) for word in ("mean", "sum", "none", *OPTIONS, *FIXED)]
+            self._kept = words, *FIXED.values()  # (what an id tells must live)
+            self._known[:TYPES] = [*map(id, things), dtype.itemsize, *map(id, words), *map(id, FIXED.values())]
         for which, other in enumerate(dtypes):
             self.learn(which, np.dtype(other))
-        self.mean = entry.mean_in(arithmetic)
-        self.mean_shared = entry.mean_shared_in(arithmetic)
+        self.of_targets = entry.of_targets_in(arithmetic)
+        self.of_targets_shared = entry.of_targets_shared_in(arithmetic)
         self.of_logits = entry.of_logits_in(arithmetic)
         self.of_logits_shared = entry.of_logits_shared_in(arithmetic)
 
@@ -77,20 +81,25 @@ def knows(dtype: np.dtype[Any]) -> bool:
     return True
 
 
-def small_mean(of: Logits, logits: Any, targets: Any, grad: Any, options: MeanOptions) -> tuple[int, float]:
-    """Status and loss of a mean, as ``entry.mean_in`` says."""
-    found: tuple[int, float] = of.run(of.mean, logits, targets, grad, options, IF_SMALL)
+def small_of_targets(
+    of: Logits, logits: Any, targets: Any, grad: Any, losses: Any, options: Mapping[str, Any]
+) -> tuple[int, float]:
+    """Status of a loss, and what it is, as ``entry.of_targets_in`` says."""
+    found: tuple[int, float] = of.run(of.of_targets, logits, targets, grad, losses, options, IF_SMALL)
     return found
 
 
-def large_mean(
-    of: Logits, logits: Array, targets: Array, grad: Array | None, options: MeanOptions
+def large_of_targets(
+    of: Logits, logits: Array, targets: Array, grad: Array | None, losses: Array | None, options: Mapping[str, Any]
 ) -> tuple[int, float]:
     """The same of plain arrays that are not small."""
-    weight, _, smoothing, _, softcap, scale, _ = options
-    need = needs(softcap or 0.0, scale, spread_of(targets.ndim == 2, smoothing), weight is not None)
-    way = launch.plain_way(logits, need, GRADIENTS, grad is not None and grad is not logits, softcap or 0.0)
-    found: tuple[int, float] = of.share(of.mean, of.mean_shared, way, logits, targets, grad, options)
+    softcap, smoothing = options.get("softcap") or 0.0, options.get("label_smoothing", 0.0)
+    spread = spread_of(targets.ndim == 2, smoothing)
+    need = needs(softcap, options.get("logit_scale", 1.0), spread, options.get("weight") is not None)
+    way = launch.plain_way(logits, need, GRADIENTS, grad is not None and grad is not logits, softcap)
+    found: tuple[int, float] = of.share(
+        of.of_targets, of.of_targets_shared, way, logits, targets, grad, losses, options
+    )
     return found
 
 
