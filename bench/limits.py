@@ -230,12 +230,12 @@ def small() -> Record:
     problem = Problem(SMALL.n_rows, SMALL.n_classes, dtype_of(SMALL.dtype))
     x, y, g = problem.logits, problem.targets, problem.out
     kernel, options = cpu.plain.FLOATS.of_targets(), dict[str, Any]()
-    args = (y, g, None, options, IF_SMALL)
+    args = (y, g, None, None, options, IF_SMALL)
     calls: Calls = {
         "python": lambda: python_function(x, y, g),
         "nothing": lambda: kernel(cpu.plain.FLOATS.address, None, *args),  # (which is not plain)
         "kernel": lambda: kernel(cpu.plain.FLOATS.address, x, *args),
-        "launch": lambda: plain.of_targets(x, y, g, True, options),
+        "launch": lambda: plain.of_targets(x, y, g, True, (), None, options),
         "fastce": lambda: fastce.cross_entropy_with_grad(x, y, grad_out=g),
     }
     fastce.cross_entropy_with_grad(x, y, grad_out=g)  # (what the kernel needs is there from now on)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _new: Any = tuple.__new__  # a NamedTuple in a third of the time
-_NO_AUX = ()  # (which is any empty tuple)
 
 
 def _with_options_of(problem: Callable[..., Any]) -> Callable[[_Function], _Function]:
@@ -172,14 +171,15 @@ def cross_entropy(
     [5.0076 0.0206]
     """
     if out is None:
-        at_once = of_targets(logits, targets, None, False, options)
+        at_once = of_targets(logits, targets, None, False, (), None, options)
         if at_once:
-            return at_once[0]
+            loss: Array | Scalar = at_once[0]
+            return loss
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(
             logits, targets, None, True, False, None, None, (), out, **checked(options)
         )
-        loss: Array = on_gpu.loss
+        loss = on_gpu.loss
         return loss
     task, kernels, rows, losses, _, reduction, divisor, empty = cross_entropy_problem(
         logits, targets, None, True, False, None, None, (), out, **checked(options)
@@ -196,7 +196,7 @@ def cross_entropy_with_grad(
     out: Array | None = None,
     grad_output: ArrayLike | None = None,
     grad_out: Array | None = None,
-    aux: Collection[str] = _NO_AUX,
+    aux: Collection[str] = (),
     **options: Unpack[Options],
 ) -> CrossEntropyResult:
     """Cross-entropy loss and its gradient `(softmax(logits) - onehot(targets)) / n_rows`, in one pass over the logits.
@@ -259,11 +259,10 @@ def cross_entropy_with_grad(
     [False False]
     """
     result: CrossEntropyResult
-    if out is None and grad_output is None and aux is _NO_AUX:
-        at_once = of_targets(logits, targets, grad_out, True, options)
+    if out is None and (grad_output is None or type(grad_output) is float) and type(aux) is tuple:
+        at_once = of_targets(logits, targets, grad_out, True, aux, grad_output, options)
         if at_once:
-            first, grad = at_once
-            result = _new(CrossEntropyResult, (first, grad, None, None, None, None, None, None, None))
+            result = _new(CrossEntropyResult, at_once)
             return result
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(

@@ -28,56 +28,86 @@ from .kernels.task import (
     SMALL,
     SOFTMAX,
     Array,
+    Rows,
 )
-from .reduction import Scalar, to_float32
+from .problem import AUX, AUX_TYPES
+from .reduction import to_float32
 
 _ndarray = np.ndarray  # (to find an attribute of a module takes 19 ns)
 _FLOAT32, _FLOAT64, _INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _INTEGERS = frozenset((np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32))  # that int64 can hold
 _NAMES = frozenset(("float16", "bfloat16", "float32", "float64"))
-_ROWS = "none"  # (of a word that a program names, Python has but one)
+_EACH = "none"  # (of a word that a program names, Python has but one)
 _NO_OPTIONS: Mapping[str, Any] = {}
+_NO_ROWS = (None,) * (1 + len(AUX))
 
 
 def of_targets(
-    logits: Any, targets: Any, grad_out: Any, with_grad: bool, options: Mapping[str, Any]
-) -> tuple[Scalar | Array, Array | None] | None:
-    """Give loss and gradient of a plain call, or None if this is not one."""
-    grad, losses = grad_out, None
+    logits: Any,
+    targets: Any,
+    grad_out: Any,
+    with_grad: bool,
+    aux: tuple[Any, ...],
+    upstream: float | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, ...] | None:
+    """Give what a CrossEntropyResult of a plain call holds, or None if this is not one."""
+    grad, rows = grad_out, None
     if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < SMALL:
         grad = np.empty(logits.shape, logits.dtype)  # (empty_like takes longer)
-    if options and options.get("reduction") is _ROWS:
-        losses = _losses_of(logits)
-    status, loss = _small_of_targets(_known, logits, targets, grad, losses, options, IF_SMALL)
+    if aux or (options and options.get("reduction") is _EACH):
+        rows = _rows_of(logits, aux, options)
+        if rows is None:
+            return None
+    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, options, IF_SMALL)
     if status == DONE:
-        return to_float32(loss) if losses is None else losses, grad
+        if rows is None:
+            return to_float32(loss), grad, None, None, None, None, None, None, None
+        return _result(False, loss, grad, rows)
     if type(logits) is _ndarray and logits.dtype is _FLOAT64:
-        status, loss = _small_of_targets_64(_known_64, logits, targets, grad, losses, options, IF_SMALL)
+        status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, options, IF_SMALL)
         if status == DONE:
-            return np.float64(loss) if losses is None else losses, grad
+            if rows is None:
+                return np.float64(loss), grad, None, None, None, None, None, None, None
+            return _result(True, loss, grad, rows)
     if status == NOT_PLAIN or status >= MISSING:
-        return _of_targets_otherwise(logits, targets, grad, with_grad, losses, options, status)
-    return _large_of_targets(logits, targets, grad, with_grad, losses, options)
+        return _of_targets_otherwise(logits, targets, grad, with_grad, rows, upstream, options, status)
+    return _large_of_targets(logits, targets, grad, with_grad, rows, upstream, options)
 
 
-def _losses_of(logits: Any) -> Array | None:
-    """Room for those of the rows; None if these are not plain."""
+def _rows_of(logits: Any, aux: tuple[Any, ...], options: Mapping[str, Any]) -> Rows:
+    """What is to be filled with a number of each row; None if the call is not plain."""
     if type(logits) is not _ndarray or logits.ndim != 2:
         return None
-    dtype = _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32
-    return np.empty(len(logits), dtype) if logits.size < SMALL else memory.empty((len(logits),), dtype)
+    n, dtype = len(logits), _FLOAT64 if logits.dtype is _FLOAT64 else _FLOAT32
+    empty: Any = np.empty if logits.size < SMALL else memory.empty
+    losses = empty((n,), dtype) if options.get("reduction") is _EACH else None
+    if not aux:
+        return losses, *_NO_ROWS[1:]
+    for name in aux:
+        if type(name) is not str or name not in AUX:
+            return None
+    return losses, *[empty((n,), AUX_TYPES.get(name, dtype)) if name in aux else None for name in AUX]
+
+
+def _result(doubles: bool, loss: float, grad: Any, rows: Rows) -> tuple[Any, ...]:
+    result: Any
+    result, lse, argmax, correct, rank, target_prob, entropy = rows or _NO_ROWS
+    if result is None:
+        result = np.float64(loss) if doubles else to_float32(loss)
+    return result, grad, lse, argmax, correct, rank, target_prob, entropy, None
 
 
 def _large_of_targets(
-    logits: Array, targets: Array, grad: Any, with_grad: bool, losses: Array | None, options: Mapping[str, Any]
-) -> tuple[Scalar | Array, Array | None] | None:
+    logits: Array, targets: Array, grad: Any, with_grad: bool, rows: Rows, upstream: Any, options: Mapping[str, Any]
+) -> tuple[Any, ...] | None:
     """The same of a plain call that is not small: each line here may take a microsecond after the last one."""
     doubles = logits.dtype is _FLOAT64
     if with_grad and grad is None:
         grad = memory.empty(logits.shape, logits.dtype)
     of = _cpu.DOUBLES if doubles else _cpu.FLOATS
-    status, loss = _cpu.large_of_targets(of, logits, targets, grad, losses, options)
-    return _result(doubles, loss, losses, grad) if status == DONE else None
+    status, loss = _cpu.large_of_targets(of, logits, targets, grad, rows, upstream, options)
+    return _result(doubles, loss, grad, rows) if status == DONE else None
 
 
 def _of_targets_otherwise(
@@ -85,10 +115,11 @@ def _of_targets_otherwise(
     targets: Any,
     grad: Any,
     with_grad: bool,
-    losses: Array | None,
+    rows: Rows,
+    upstream: Any,
     options: Mapping[str, Any],
     status: int,
-) -> tuple[Scalar | Array, Array | None] | None:
+) -> tuple[Any, ...] | None:
     """The same of logits of other types, of which no work is compiled yet, or whose targets are not int64."""
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray:
         return None
@@ -100,16 +131,10 @@ def _of_targets_otherwise(
         targets = given
     doubles = logits.dtype is _FLOAT64
     of = cpu.DOUBLES if doubles else cpu.FLOATS
-    status, loss = cpu.small_of_targets(of, logits, targets, grad, losses, options)
+    status, loss = cpu.small_of_targets(of, logits, targets, grad, rows, upstream, options)
     if status == NOT_SMALL:
-        return _large_of_targets(logits, targets, grad, with_grad, losses, options)
-    return _result(doubles, loss, losses, grad) if status == DONE else None
-
-
-def _result(doubles: bool, loss: float, losses: Array | None, grad: Any) -> tuple[Scalar | Array, Array | None]:
-    if losses is not None:
-        return losses, grad
-    return np.float64(loss) if doubles else to_float32(loss), grad
+        return _large_of_targets(logits, targets, grad, with_grad, rows, upstream, options)
+    return _result(doubles, loss, grad, rows) if status == DONE else None
 
 
 def _may_be_plain(logits: Any, options: Mapping[str, Any] = _NO_OPTIONS) -> bool:
@@ -173,24 +198,24 @@ _known = _known_64 = 0
 
 
 def _first_of_targets(
-    known: int, logits: Any, targets: Any, grad: Any, losses: Any, options: Mapping[str, Any], tuning: int
+    known: int, logits: Any, targets: Any, grad: Any, rows: Rows, upstream: Any, options: Mapping[str, Any], tuning: int
 ) -> tuple[int, float]:
     global _small_of_targets
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray or logits.dtype is _FLOAT64:
         return NOT_PLAIN, 0.0
     _small_of_targets = _import_cpu().FLOATS.of_targets()
-    status, loss = _small_of_targets(_known, logits, targets, grad, losses, options, tuning)
+    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, options, tuning)
     return status, loss
 
 
 def _first_of_targets_64(
-    known: int, logits: Any, targets: Any, grad: Any, losses: Any, options: Mapping[str, Any], tuning: int
+    known: int, logits: Any, targets: Any, grad: Any, rows: Rows, upstream: Any, options: Mapping[str, Any], tuning: int
 ) -> tuple[int, float]:
     global _small_of_targets_64
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray:
         return NOT_PLAIN, 0.0
     _small_of_targets_64 = _import_cpu().DOUBLES.of_targets()
-    status, loss = _small_of_targets_64(_known_64, logits, targets, grad, losses, options, tuning)
+    status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, options, tuning)
     return status, loss
 
 

@@ -11,8 +11,8 @@ Array = NDArray[Any]
 # What the rows of a "gradient" are to be.
 GRADIENTS, SOFTMAX, LOG_SOFTMAX = range(3)
 
-# The options of a cross-entropy, by default: those that plain calls on the CPU may have (see ``cpu/entry.py``), and
-# those that they may only have like this.
+# Plain calls on the CPU (see ``cpu/entry.py``). The options of a cross-entropy, by default: those that they may have
+# otherwise, and those that they may only have like this.
 OPTIONS: dict[str, Any] = {
     "weight": None,
     "sample_weight": None,
@@ -25,12 +25,15 @@ OPTIONS: dict[str, Any] = {
 }
 FIXED: dict[str, Any] = {"normalizer": None, "empty": "nan", "axis": -1, "backend": None, "check": None}
 
-# Plain calls on the CPU.
+# What is filled with a number of each row, in the order of a Task, from `loss` to `entropy`: None in place of what is
+# not asked for, or of all.
+Rows = tuple[Array | None, ...] | None
+
 IF_SMALL = -1  # in place of a tuning: computed if it is ...
 SMALL = 100_000  # ... less than so many elements of work
 
-# What comes of one: something of it is not plain, or a target is bad; it is not small; all is done. From MISSING on,
-# work is not compiled that it takes.
+# What comes of such a call: something of it is not plain, or a target is bad; it is not small; all is done. From
+# MISSING on, work is not compiled that it takes.
 NOT_PLAIN, NOT_SMALL, DONE, MISSING = range(4)
 
 

@@ -1,11 +1,14 @@
 """The short way of plain calls: what takes it, and that machine code which reads Python's objects survives them all."""
 
 import gc
+import inspect
+import itertools
 import subprocess
 import sys
 import threading
 import time
 import types
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -13,10 +16,11 @@ import pytest
 from rows import is_plain
 
 import fastce
-from fastce import plain
+from fastce import CrossEntropyResult, plain
 from fastce.kernels.cpu import objects
 from fastce.kernels.cpu import plain as ways
-from fastce.kernels.task import DONE, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, SMALL, SOFTMAX
+from fastce.kernels.task import DONE, FIXED, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, OPTIONS, SMALL, SOFTMAX, Task
+from fastce.problem import AUX, cross_entropy_problem
 
 N, C = 6, 5
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -78,8 +82,8 @@ def of(dtype):
     return ways.DOUBLES if dtype is np.float64 else ways.FLOATS
 
 
-def status_of(logits, targets, grad=None, options=plain.NO_OPTIONS, known=ways.FLOATS):
-    return ways.small_mean(known, logits, targets, grad, options)[0]
+def status_of(logits, targets, grad=None, options=MappingProxyType({}), known=ways.FLOATS, rows=None, upstream=None):
+    return ways.small_of_targets(known, logits, targets, grad, rows, upstream, dict(options))[0]
 
 
 def test_objects_lie_in_memory_as_expected():
@@ -108,11 +112,12 @@ def test_plain_calls(dtype):
     known = of(dtype)
     for y in (targets, q):
         for grad in (None, np.empty_like(logits), logits.copy()):
-            options = (weight, sample_weight, 0.1, 0.01, 30.0, 0.5, -100)
-            for given in (plain.NO_OPTIONS, options):
+            options = {"weight": weight, "sample_weight": sample_weight, "label_smoothing": 0.1, "z_loss": 0.01}
+            options |= {"softcap": 30.0, "logit_scale": 0.5, "ignore_index": -100}
+            for given in ({}, options, FIXED, {"reduction": "mean"}, {"reduction": "sum"}):
                 assert status_of(logits, y, grad, given, known) == DONE
         place = logits.copy()
-        assert status_of(place, y, place, plain.NO_OPTIONS, known) == DONE
+        assert status_of(place, y, place, {}, known) == DONE
     for kind in (SOFTMAX, LOG_SOFTMAX):
         assert ways.small_of_logits(known, logits, np.empty_like(logits), kind) == DONE
     assert ways.small_of_logits(known, logits, np.empty(N, weight.dtype), GRADIENTS) == DONE
@@ -124,7 +129,7 @@ def test_other_arrays_are_not_plain(dtype, name):
     logits, targets, weight, sample_weight = problem(dtype)
     known, change = of(dtype), CHANGED[name]
     grad = np.full_like(logits, 7)
-    options = (weight, sample_weight, *plain.NO_OPTIONS[2:])
+    options = {"weight": weight, "sample_weight": sample_weight}
     assert status_of(logits, targets, grad.copy(), options, known) == DONE
     wrong = change(logits)
     if not (name == "swapped bytes" and dtype is ml_dtypes.bfloat16):  # (of which there is none)
@@ -136,8 +141,8 @@ def test_other_arrays_are_not_plain(dtype, name):
         assert status_of(logits, targets, change(grad), options, known) == NOT_PLAIN
     assert status_of(logits, change(targets), grad, options, known) == NOT_PLAIN
     assert status_of(logits, change(np.ones((N, C), weight.dtype)), grad, options, known) == NOT_PLAIN  # probabilities
-    assert status_of(logits, targets, grad, (change(weight), *options[1:]), known) == NOT_PLAIN
-    assert status_of(logits, targets, grad, (weight, change(sample_weight), *options[2:]), known) == NOT_PLAIN
+    assert status_of(logits, targets, grad, options | {"weight": change(weight)}, known) == NOT_PLAIN
+    assert status_of(logits, targets, grad, options | {"sample_weight": change(sample_weight)}, known) == NOT_PLAIN
     assert ways.small_of_logits(known, logits, change(sample_weight), GRADIENTS) == NOT_PLAIN
     assert (grad == 7).all()
 
@@ -149,16 +154,20 @@ def test_no_object_is_taken_for_an_array_or_a_float(thing):
     for known in (ways.FLOATS, ways.DOUBLES):
         assert status_of(thing, targets, grad, known=known) == NOT_PLAIN
         assert status_of(logits, thing, grad, known=known) == NOT_PLAIN
-        assert status_of(thing, thing, thing, (thing,) * 6 + (-100,), known) == NOT_PLAIN
+        assert status_of(thing, thing, thing, dict.fromkeys([*OPTIONS, *FIXED], thing), known) == NOT_PLAIN
         for kind in (GRADIENTS, SOFTMAX, LOG_SOFTMAX):
             assert ways.small_of_logits(known, thing, grad, kind) == NOT_PLAIN
             assert ways.small_of_logits(known, logits, thing, kind) == NOT_PLAIN
     if thing is not None:
         assert status_of(logits, targets, thing) == NOT_PLAIN
-    for k in range(6):
-        options = (*plain.NO_OPTIONS[:k], thing, *plain.NO_OPTIONS[k + 1 :])
-        usual = type(thing) is float if k in (2, 3, 5) else thing is None or (k == 4 and type(thing) is float)
-        assert (status_of(logits, targets, grad.copy(), options) == DONE) == usual, k
+    assert (status_of(logits, targets, grad.copy(), upstream=thing) == DONE) == (thing is None or type(thing) is float)
+    is_float, is_index = type(thing) is float, type(thing) is int and abs(thing) < 2**63
+    usual = dict.fromkeys(("label_smoothing", "z_loss", "logit_scale"), is_float)
+    usual |= {"softcap": thing is None or is_float, "ignore_index": is_index}
+    for name, default in (OPTIONS | FIXED).items():
+        done = status_of(logits, targets, grad.copy(), {name: thing}) == DONE
+        assert done == usual.get(name, thing is default), name
+    assert status_of(logits, targets, grad, {"another": thing}) == NOT_PLAIN
     assert (grad == 7).all()
 
 
@@ -178,11 +187,58 @@ def test_numbers_that_are_usual(name, good, bad):
     assert not any(is_plain(logits, targets, **{name: value}) for value in bad)
 
 
+def test_options_are_those_of_python():
+    options = inspect.signature(cross_entropy_problem).parameters.values()
+    assert {o.name: o.default for o in options if o.kind is o.KEYWORD_ONLY} == OPTIONS | FIXED
+    assert tuple(CrossEntropyResult._fields) == ("loss", "grad", *AUX, "hess")
+    fields = Task._fields
+    assert fields[fields.index("loss") :] == ("loss", *AUX, "hess")
+
+
+@pytest.mark.parametrize("n_rows", [N, SMALL // C])  # of one thread, and of all
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_short_way_and_the_long_one_give_the_same(dtype, n_rows):
+    x, y, weight, s = problem(dtype)
+    x, y, s = (np.repeat(a, -(-n_rows // N), axis=0)[:n_rows] for a in (x, y, s))
+    q = np.abs(x).astype(weight.dtype)
+    weights = {"weight": weight, "sample_weight": s, "ignore_index": int(y[0]), "z_loss": 0.25}
+    for options in ({}, {"label_smoothing": 0.25}, {"softcap": 3.0, "logit_scale": 0.5}, weights):
+        for reduction, aux in itertools.product(("mean", "sum", "none"), ((), ("lse",), AUX[:5], ("entropy", "lse"))):
+            for targets, upstream in ((y, None), (y, 3.0), (q, None)):
+                if targets is q and len(aux) > 2:
+                    continue
+                given = {**options, "reduction": reduction, "aux": aux, "grad_output": upstream}
+                assert is_plain(x, targets, **given)
+                short = fastce.cross_entropy_with_grad(x, targets, **given)
+                given["aux"] = list(aux)  # (not as it is by default)
+                assert not is_plain(x, targets, **given)
+                long = fastce.cross_entropy_with_grad(x, targets, **given)
+                for a, b in zip(short, long, strict=True):
+                    assert type(a) is type(b)
+                    if a is not None:
+                        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+                        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("aux", [("lse", "loss"), ("hess",), ("lse", None), ([],), (np.zeros(3),)])
+def test_other_aux_is_not_plain(aux):
+    logits, targets, *_ = problem()
+    assert not is_plain(logits, targets, aux=aux)
+    assert is_plain(logits, targets, aux=("lse",))
+
+
+def test_a_sum_beyond_float32_is_infinite_without_a_warning():
+    logits, targets = np.array([[0, 3e38]] * 2, np.float32), np.zeros(2, np.int64)
+    assert is_plain(logits, targets, reduction="sum")
+    assert fastce.cross_entropy(logits, targets, reduction="sum") == np.inf
+    assert fastce.cross_entropy(logits, targets) == np.float32(3e38)
+
+
 @pytest.mark.parametrize("shared", [1, 3, N * C - 1])
 def test_what_is_written_lies_apart(shared):
     logits, targets, *_ = problem()
     memory = np.full(3 * N * C, 3, np.float32)
-    n, options = N * C, plain.NO_OPTIONS
+    n = N * C
     grad = memory[n : 2 * n].reshape(N, C)
 
     def beside(size, n_shared):
@@ -197,16 +253,16 @@ def test_what_is_written_lies_apart(shared):
         assert status_of(logits, a.reshape(N, C), grad) == NOT_PLAIN
         assert ways.small_of_logits(ways.FLOATS, a.reshape(N, C), grad, SOFTMAX) == NOT_PLAIN
         assert ways.small_of_logits(ways.FLOATS, a.reshape(N, C), grad, LOG_SOFTMAX) == NOT_PLAIN
-    for k, size in ((0, C), (1, N)):
+    for name, size in (("weight", C), ("sample_weight", N)):
         for a in beside(size, min(shared, size)):
-            assert status_of(logits, targets, grad, (*options[:k], a, *options[k + 1 :])) == NOT_PLAIN
+            assert status_of(logits, targets, grad, {name: a}) == NOT_PLAIN
     for a in beside(N, min(shared, N)):
         assert ways.small_of_logits(ways.FLOATS, grad, a, GRADIENTS) == NOT_PLAIN
     for a in beside(2 * N, 2 * min(shared // 2 + 1, N)):
         assert status_of(logits, a.view(np.int64), grad) == NOT_PLAIN
     assert (memory == 3).all()
     for a in beside(N, 0):
-        assert status_of(logits, targets, grad, (None, a, *options[2:])) == DONE
+        assert status_of(logits, targets, grad, {"sample_weight": a}) == DONE
         assert ways.small_of_logits(ways.FLOATS, grad, a, GRADIENTS) == DONE
 
 
@@ -214,7 +270,7 @@ def test_what_is_written_lies_apart(shared):
 def test_what_is_only_read_may_be_read_only(dtype):
     logits, targets, weight, sample_weight = problem(dtype)
     q, known = np.full((N, C), 1 / C, weight.dtype), of(dtype)
-    weights = (frozen(weight), frozen(sample_weight), *plain.NO_OPTIONS[2:])
+    weights = {"weight": frozen(weight), "sample_weight": frozen(sample_weight)}
     for n_rows in (N, SMALL // C):  # of one thread, and of all
         x, y, p = (np.repeat(a, -(-n_rows // N), axis=0)[:n_rows] for a in (logits, targets, q))
         s = np.repeat(sample_weight, -(-n_rows // N))[:n_rows]
@@ -240,7 +296,7 @@ def test_a_bad_target_is_not_plain_and_nothing_is_written():
     logits, targets, weight, sample_weight = problem()
     grad = np.full_like(logits, 7)
     for bad in (C, -1, 2**62, -(2**63)):
-        for options in (plain.NO_OPTIONS, (weight, sample_weight, *plain.NO_OPTIONS[2:])):
+        for options in ({}, {"weight": weight, "sample_weight": sample_weight}):
             targets[-1] = bad
             assert status_of(logits, targets, grad, options) == NOT_PLAIN
     assert (grad == 7).all()
@@ -253,25 +309,29 @@ from fastce import plain
 x, y = np.zeros((3, 4), np.float32), np.zeros(3, int)
 fastce.cross_entropy(x.tolist(), y), fastce.cross_entropy(x, y.tolist())
 fastce.cross_entropy(x[None], y[None]), fastce.softmax(x[0]), fastce.softmax(x.tolist())
-assert plain._small_mean_64 is plain._first_mean_64
+fastce.cross_entropy(x, y, backend="reference"), fastce.cross_entropy(x, y, axis=0 * len(x) + 1)
+assert plain._small_of_targets_64 is plain._first_of_targets_64
 fastce.cross_entropy(x.astype(float), y), fastce.softmax(x.astype(float))
-assert plain._small_mean_64 is not plain._first_mean_64
-assert plain._small_mean is plain._first_mean and plain._small_of_logits is plain._first_of_logits
+assert plain._small_of_targets_64 is not plain._first_of_targets_64
+assert plain._small_of_targets is plain._first_of_targets and plain._small_of_logits is plain._first_of_logits
 fastce.cross_entropy(x.astype(np.float16), y), fastce.softmax(x)
-assert plain._small_mean is not plain._first_mean and plain._small_of_logits is not plain._first_of_logits
+assert plain._small_of_targets is not plain._first_of_targets and plain._small_of_logits is not plain._first_of_logits
 """
     subprocess.run([sys.executable, "-Werror", "-c", code], check=True)
 
 
 def test_no_references_are_kept():
     logits, targets, weight, sample_weight = problem()
-    grad, options = np.empty_like(logits), (weight, sample_weight, 0.123, 0.456, 12.5, 0.75, -12345)
-    kept = [logits, targets, grad, *options, options]
+    options = {"weight": weight, "sample_weight": sample_weight, "label_smoothing": 0.123, "z_loss": 0.456}
+    options |= {"softcap": 12.5, "logit_scale": 0.75, "ignore_index": -12345, "reduction": "none"}
+    grad, lse, upstream = np.empty_like(logits), np.empty(N, np.float32), 0.625
+    rows = (np.empty(N, np.float32), lse, None, None, None, None, None)
+    kept = [logits, targets, grad, upstream, *rows[:2], rows, *options, *options.values(), options]
     gc.collect()
     before = [sys.getrefcount(thing) for thing in kept]
     for _ in range(100):
-        assert status_of(logits, targets, grad, options) == DONE
-        assert status_of(grad, None, grad, options) == NOT_PLAIN
+        assert ways.small_of_targets(ways.FLOATS, logits, targets, grad, rows, upstream, options)[0] == DONE
+        assert ways.small_of_targets(ways.FLOATS, grad, None, grad, rows, upstream, options)[0] == NOT_PLAIN
         assert ways.small_of_logits(ways.FLOATS, logits, grad, SOFTMAX) == DONE
     assert [sys.getrefcount(thing) for thing in kept] == before
 

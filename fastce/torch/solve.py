@@ -90,7 +90,7 @@ def _solve_small(input: Tensor, target: Tensor, o: Options, with_grad: bool) -> 
         }
     grad = torch.empty_like(input) if with_grad else None
     solved = plain.of_targets(
-        input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), False, options
+        input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), False, (), None, options
     )
     return Solved(torch.scalar_tensor(float(solved[0]), dtype=dtype), grad, ()) if solved else None
 

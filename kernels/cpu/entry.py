@@ -18,9 +18,13 @@ from numba import carray, types
 
 from ..task import DONE, FIXED, GRADIENTS, MISSING, NOT_PLAIN, NOT_SMALL, OPTIONS, SMALL, divided_by
 from .call import (
+    ARGMAX,
     CLASS_STEPS,
+    CORRECT,
+    ENTROPY,
     EVEN,
     FETCH,
+    GENERAL,
     GRADIENT,
     GRADIENT_STEP,
     IGNORE_INDEX,
@@ -33,9 +37,11 @@ from .call import (
     NUMBERS,
     PARTS,
     Q_STEP,
+    RANK,
     SAMPLE_WEIGHT,
     SPREAD,
     STREAM,
+    TARGET_PROB,
     TARGETS,
     WEIGHT,
     X_STEP,
@@ -58,6 +64,7 @@ from .objects import (
     half_word,
     id_of,
     integer,
+    item,
     length,
     next_item,
     number,
@@ -304,19 +311,47 @@ def _fill_rows(known, of, call, logits, fill, itemsize, tuning):
 
 
 @inline
-def _begun(known, logits, targets, grad, losses, options):
-    """Where the type of the logits is known, 0 if something is not plain; and what else a loss takes."""
-    of, (found, good) = _type_of(known, logits), _options_of(known, options)
-    if of == 0 or not good or (found.reduction == THE_ROWS) != _is_there(known, losses):
-        return 0, _NO_INPUTS, found
-    inputs, good = _inputs(known, logits, targets, found)
-    if good and _is_there(known, grad):
-        good = _is_place(known, of, grad, logits) and _are_inputs_apart(known, of, inputs, logits, word(grad, DATA))
-    return (of if good else 0), inputs, found
+def _is_asked(known, rows, which):
+    """Whether rows have a number like that: LOSS, or one that comes after it."""
+    return _is_there(known, rows) and _is_there(known, item(rows, np.int64(which - LOSS)))
 
 
 @inline
-def _laid_out(known, of, logits, grad, losses, inputs, options, call, numbers, tuning, dtype):
+def _upstream_of(known, upstream):
+    """The upstream gradient, and whether it is usual."""
+    if not _is_there(known, upstream):
+        return 1.0, True
+    good, u = _float_of(known, upstream)
+    return u, good and abs(u) < USUAL
+
+
+@inline
+def _begun(known, logits, targets, grad, rows, upstream, options):
+    """Where the type of the logits is known, 0 if something is not plain; and what else a loss takes."""
+    of, (o, usual), (u, good) = _type_of(known, logits), _options_of(known, options), _upstream_of(known, upstream)
+    if of == 0 or not usual or not good or (o.reduction == THE_ROWS) != _is_asked(known, rows, LOSS):
+        return 0, _NO_INPUTS, o, u
+    inputs, good = _inputs(known, logits, targets, o)
+    if inputs.q != 0:
+        for which in (CORRECT, RANK, TARGET_PROB):  # (which probabilities have not)
+            good = good and not _is_asked(known, rows, which)
+    if good and _is_there(known, grad):
+        good = _is_place(known, of, grad, logits) and _are_inputs_apart(known, of, inputs, logits, word(grad, DATA))
+    return (of if good else 0), inputs, o, u
+
+
+@inline
+def _needs_of(known, inputs, rows, options):
+    """As ``launch.py`` says it of a task."""
+    for which in (ARGMAX, CORRECT, RANK, ENTROPY):
+        if _is_asked(known, rows, which):
+            return GENERAL
+    spread = _spread_of(inputs.q != 0, options.smoothing)
+    return _needs(options.softcap, options.scale, spread, inputs.weight != 0)
+
+
+@inline
+def _laid_out(known, of, logits, grad, rows, inputs, options, u, call, numbers, tuning, dtype):
     """Lay out a loss in these blocks. Gives the address of the losses of the rows, 0 if a target is bad; and a divisor.
 
     (Nor are there any if there is no memory: whoever asks for it next may say so.)
@@ -326,32 +361,36 @@ def _laid_out(known, of, logits, grad, losses, inputs, options, call, numbers, t
     good, sum_sw, sum_s = _sums_of_weights(inputs, n_rows, n_classes, o.ignore_index, dtype)
     if not good:
         return 0, 0.0
-    of_rows = word(losses, DATA) if o.reduction == THE_ROWS else allocate(n_rows * itemsize)
     _fill_rows(known, of, call, logits, _data(known, grad), itemsize, tuning)
+    if _is_there(known, rows):
+        for which in range(np.int64(LOSS), ENTROPY + 1):
+            call[which] = _data(known, item(rows, which - LOSS))
+    if o.reduction != THE_ROWS:
+        call[LOSS] = allocate(n_rows * itemsize)
     call[TARGETS], call[Q], call[WEIGHT], call[SAMPLE_WEIGHT] = inputs
-    call[IGNORE_INDEX], call[LOSS] = o.ignore_index, of_rows
+    call[IGNORE_INDEX] = o.ignore_index
     call[SPREAD] = _spread_of(inputs.q != 0, o.smoothing)
     if o.reduction != THE_MEAN:
         sum_sw = sum_s = 1.0
-    ce_scale, zl_scale, zl_ratio, divisor = _divided_by(sum_sw, sum_s if o.z_loss != 0.0 else sum_sw, 1.0)
+    ce_scale, zl_scale, zl_ratio, divisor = _divided_by(sum_sw, sum_s if o.z_loss != 0.0 else sum_sw, u)
     settings = o.smoothing, o.z_loss, o.softcap, o.scale, ce_scale, zl_scale, zl_ratio
     fill_numbers(call, numbers, pointer_at(0, dtype), settings)
-    return of_rows, divisor
+    return call[LOSS], divisor
 
 
 @inline
-def _ended(of_rows, n_rows, divisor, reduction, dtype):
+def _ended(losses, n_rows, divisor, reduction, dtype):
     """What comes of a loss, those of whose rows are there."""
     if reduction == THE_ROWS:
         return DONE, 0.0
-    total = sum_rows(_vector(of_rows, n_rows, dtype))
-    free(of_rows)
+    total = sum_rows(_vector(losses, n_rows, dtype))
+    free(losses)
     # (rounded here, where that says nothing of a number that is too large for the type)
     return DONE, np.float64(dtype(total / divisor)) if divisor != 0.0 else np.nan
 
 
 _RESULT = types.Tuple((types.int64, types.float64))
-_OF_TARGETS = (types.int64, *(py_object,) * 5, types.int64)
+_OF_TARGETS = (types.int64, *(py_object,) * 6, types.int64)
 _OF_LOGITS = (types.int64, py_object, py_object, types.int64, types.int64)
 _SHARES = (types.int64, types.int64)
 
@@ -359,33 +398,33 @@ _SHARES = (types.int64, types.int64)
 def of_targets_in(dtype: Any) -> Callable[[], Any]:
     """Loss, and its gradient unless ``grad`` is None, on the calling thread.
 
-    ``known`` is the address of what is KNOWN, ``options`` a dict, ``losses``, an array for those of the rows, is there
-    if ``reduction`` is "none", and ``tuning`` is IF_SMALL or that of a ``launch.Way``. Gives what came of it, and the
-    loss that is one number; nothing is written unless it is DONE.
+    ``known`` is the address of what is KNOWN. ``rows`` are new arrays for what rows have a number of each, in the order
+    of a Task, None in place of what is not asked for, or None for all; their losses if ``reduction`` is "none".
+    ``upstream`` is a number or None, ``options`` a dict, ``tuning`` IF_SMALL or that of a ``launch.Way``. Gives what
+    came of it, and the loss that is one number; nothing is written unless it is DONE.
     """
 
     @from_objects(_RESULT(*_OF_TARGETS))
-    def of_targets(known, logits, targets, grad, losses, options, tuning):
+    def of_targets(known, logits, targets, grad, rows, upstream, options, tuning):
         known = pointer_at(known, np.int64)
-        of, inputs, o = _begun(known, logits, targets, grad, losses, options)
+        of, inputs, o, u = _begun(known, logits, targets, grad, rows, upstream, options)
         if of == 0:
             return NOT_PLAIN, 0.0
         n_rows, n_classes = length(logits, 0), length(logits, 1)
         if tuning < 0 and _size_of_work(n_rows, n_classes) >= SMALL:
             return NOT_SMALL, 0.0
-        spread = _spread_of(inputs.q != 0, o.smoothing)
-        step = _regime_of(n_rows, n_classes, _needs(o.softcap, o.scale, spread, inputs.weight != 0))
+        step = _regime_of(n_rows, n_classes, _needs_of(known, inputs, rows, o))
         function = known[of + WORK + step]
         if function == 0:
             return MISSING + of + WORK + step, 0.0
         call, numbers = stack(np.int64, INTEGERS), stack(np.float64, NUMBERS)
-        of_rows, divisor = _laid_out(known, of, logits, grad, losses, inputs, o, call, numbers, tuning, dtype)
-        if of_rows == 0:
+        losses, divisor = _laid_out(known, of, logits, grad, rows, inputs, o, u, call, numbers, tuning, dtype)
+        if losses == 0:
             return NOT_PLAIN, 0.0
         state = release_gil()
         call_work(function, call, numbers, step, 0, n_rows)
         take_gil(state)
-        return _ended(of_rows, n_rows, divisor, o.reduction, dtype)
+        return _ended(losses, n_rows, divisor, o.reduction, dtype)
 
     return of_targets
 
@@ -394,22 +433,22 @@ def of_targets_shared_in(dtype: Any) -> Callable[[], Any]:
     """The same by all threads, ``block`` rows (chunks, if ``step`` is LOOK) at a time."""
 
     @from_objects(_RESULT(*_OF_TARGETS, *_SHARES))
-    def of_targets_shared(known, logits, targets, grad, losses, options, tuning, step, block):
+    def of_targets_shared(known, logits, targets, grad, rows, upstream, options, tuning, step, block):
         known = pointer_at(known, np.int64)
-        of, inputs, o = _begun(known, logits, targets, grad, losses, options)
+        of, inputs, o, u = _begun(known, logits, targets, grad, rows, upstream, options)
         if of == 0:
             return NOT_PLAIN, 0.0
         n_rows, n_classes, function = length(logits, 0), length(logits, 1), known[of + WORK + step]
         if function == 0:
             return MISSING + of + WORK + step, 0.0
         call, numbers = blocks_of(n_rows, n_classes, step)
-        of_rows, divisor = _laid_out(known, of, logits, grad, losses, inputs, o, call, numbers, tuning, dtype)
-        if of_rows == 0:
+        losses, divisor = _laid_out(known, of, logits, grad, rows, inputs, o, u, call, numbers, tuning, dtype)
+        if losses == 0:
             return NOT_PLAIN, 0.0
         state = release_gil()
         share(function, call, numbers, step, block)
         take_gil(state)
-        return _ended(of_rows, n_rows, divisor, o.reduction, dtype)
+        return _ended(losses, n_rows, divisor, o.reduction, dtype)
 
     return of_targets_shared
 

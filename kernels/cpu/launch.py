@@ -168,9 +168,14 @@ def is_small(n_rows: int, n_classes: int) -> bool:
     return size_of_work(n_rows, n_classes) < LIMITS.serial
 
 
+def take_more(argmax: Any, correct: Any, rank: Any, entropy: Any) -> bool:
+    """Whether something is asked that takes more looks at a row: those that are not None."""
+    return not argmax is correct is rank is entropy is None
+
+
 def _needs_of(task: Task) -> int:
-    """What the rows of a task need; GENERAL too, where something is asked that takes more looks at a row."""
-    if not task.argmax is task.correct is task.rank is task.entropy is task.hess is None:
+    """What the rows of a task need."""
+    if task.hess is not None or take_more(task.argmax, task.correct, task.rank, task.entropy):
         return GENERAL
     spread = spread_of(task.probabilities is not None, task.label_smoothing)
     return needs(task.softcap, task.logit_scale, spread, task.weight is not None)

@@ -17,10 +17,10 @@ from numba.extending import NativeValue, intrinsic, models, register_model, unbo
 
 from .llvm import I8, I32, I64
 
-# Bytes from the start of an object, all of which begin alike: to an array's fields; to a float's number.
+# Bytes from the start of an object, all of which begin alike: to an array's fields; a float's number; a tuple's items.
 _HEAD = object.__basicsize__
 TYPE, DATA, N_DIMS, SHAPE, DTYPE, FLAGS = _HEAD - 8, _HEAD, _HEAD + 8, _HEAD + 16, _HEAD + 40, _HEAD + 48
-_NUMBER = _HEAD
+_NUMBER, _ITEMS = _HEAD, tuple.__basicsize__
 
 # The flags of an array that kernels take as it lies, C-contiguous and aligned; and of one that may be written.
 CARRAY_RO, CARRAY = 0x0001 | 0x0100, 0x0001 | 0x0100 | 0x0400
@@ -95,6 +95,17 @@ def integer(typingctx: Any, value: PyObject) -> Any:
 
 
 @intrinsic
+def item(typingctx: Any, value: PyObject, index: types.Integer) -> Any:
+    """An item that a tuple has: alive as long as the tuple is."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        at = builder.add(I64(_ITEMS), builder.mul(args[1], I64(8)))
+        return builder.inttoptr(_at(builder, args[0], at, I64), args[0].type)
+
+    return py_object(value, types.int64), codegen
+
+
+@intrinsic
 def next_item(typingctx: Any, value: PyObject, position: types.Integer) -> Any:
     """Of a ``dict``, from a position on, 0 at first: the next one, -1 at the end; the name there, and its value.
 
@@ -156,8 +167,9 @@ def take_gil(typingctx: Any, state: types.Integer) -> Any:
 
 
 def are_as_expected() -> bool:
-    """Whether arrays and floats lie in memory as this file says."""
+    """Whether arrays, floats and tuples lie in memory as this file says."""
     array, value = np.zeros((2, 3), np.float32), 0.1
+    items = array, value
 
     def there(kind: Any, thing: object, offset: int) -> Any:
         return kind.from_address(id(thing) + offset).value
@@ -173,4 +185,5 @@ def are_as_expected() -> bool:
         and tuple((word * 2).from_address(there(word, array, SHAPE))) == array.shape
         and there(word, value, TYPE) == id(float)
         and there(ctypes.c_double, value, _NUMBER) == value
+        and (there(word, items, _ITEMS), there(word, items, _ITEMS + 8)) == (id(array), id(value))
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..task import FIXED, GRADIENTS, IF_SMALL, MISSING, OPTIONS, Array
+from ..task import FIXED, GRADIENTS, IF_SMALL, MISSING, OPTIONS, Array, Rows
 from . import entry, launch, threads
-from .call import EVEN, needs, spread_of
+from .call import EVEN, GENERAL, needs, spread_of
 from .entry import OF_TYPE, TYPES, WORK
 from .objects import are_as_expected
 
@@ -81,25 +81,25 @@ def knows(dtype: np.dtype[Any]) -> bool:
     return True
 
 
-def small_of_targets(
-    of: Logits, logits: Any, targets: Any, grad: Any, losses: Any, options: Mapping[str, Any]
-) -> tuple[int, float]:
+def small_of_targets(of: Logits, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
     """Status of a loss, and what it is, as ``entry.of_targets_in`` says."""
-    found: tuple[int, float] = of.run(of.of_targets, logits, targets, grad, losses, options, IF_SMALL)
+    found: tuple[int, float] = of.run(of.of_targets, logits, targets, *args, IF_SMALL)
     return found
 
 
 def large_of_targets(
-    of: Logits, logits: Array, targets: Array, grad: Array | None, losses: Array | None, options: Mapping[str, Any]
+    of: Logits, logits: Array, targets: Array, grad: Array | None, rows: Rows, upstream: Any, options: Mapping[str, Any]
 ) -> tuple[int, float]:
     """The same of plain arrays that are not small."""
     softcap, smoothing = options.get("softcap") or 0.0, options.get("label_smoothing", 0.0)
     spread = spread_of(targets.ndim == 2, smoothing)
     need = needs(softcap, options.get("logit_scale", 1.0), spread, options.get("weight") is not None)
+    if rows is not None:
+        _, _, argmax, correct, rank, _, entropy = rows
+        need = GENERAL if launch.take_more(argmax, correct, rank, entropy) else need
     way = launch.plain_way(logits, need, GRADIENTS, grad is not None and grad is not logits, softcap)
-    found: tuple[int, float] = of.share(
-        of.of_targets, of.of_targets_shared, way, logits, targets, grad, losses, options
-    )
+    args = logits, targets, grad, rows, upstream, options
+    found: tuple[int, float] = of.share(of.of_targets, of.of_targets_shared, way, *args)
     return found
 
 
