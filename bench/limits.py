@@ -230,7 +230,7 @@ def small() -> Record:
     problem = Problem(SMALL.n_rows, SMALL.n_classes, dtype_of(SMALL.dtype))
     x, y, g = problem.logits, problem.targets, problem.out
     kernel, options = cpu.plain.FLOATS.of_targets(), dict[str, Any]()
-    args = (y, g, None, None, options, IF_SMALL)
+    args = (y, g, None, None, None, options, IF_SMALL)
     calls: Calls = {
         "python": lambda: python_function(x, y, g),
         "nothing": lambda: kernel(cpu.plain.FLOATS.address, None, *args),  # (which is not plain)

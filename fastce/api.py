@@ -333,11 +333,16 @@ def cross_entropy_backward(
     >>> print(fastce.cross_entropy_backward(logits, np.array([2]), fastce.logsumexp(logits)).round(4))
     [[ 0.09    0.2447 -0.3348]]
     """
+    if lse is not None and (grad_output is None or type(grad_output) is float):
+        at_once = of_targets(logits, targets, grad_out, True, (), grad_output, options, lse)
+        if at_once:
+            gradient: Array = at_once[1]
+            return gradient
     if type(logits) is not ndarray and dispatch.on_gpu(logits):
         on_gpu = dispatch.gpu().cross_entropy(
             logits, targets, lse, False, True, grad_output, grad_out, (), None, **checked(options)
         )
-        gradient: Array = on_gpu.grad
+        gradient = on_gpu.grad
         return gradient
     task, kernels, _, _, grad, _, _, _ = cross_entropy_problem(
         logits, targets, lse, False, True, grad_output, grad_out, (), None, **checked(options)

@@ -50,29 +50,33 @@ def of_targets(
     aux: tuple[Any, ...],
     upstream: float | None,
     options: Mapping[str, Any],
+    lse: Any = None,
 ) -> tuple[Any, ...] | None:
-    """Give what a CrossEntropyResult of a plain call holds, or None if this is not one."""
+    """Give what a CrossEntropyResult of a plain call holds, or None if this is not one.
+
+    With `lse`, that of each row, if it is known already, the gradient is right alone.
+    """
     grad, rows = grad_out, None
     if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < SMALL:
         grad = np.empty(logits.shape, logits.dtype)  # (empty_like takes longer)
-    if aux or (options and options.get("reduction") is _EACH):
+    if aux or (options and options.get("reduction") is _EACH and lse is None):
         rows = _rows_of(logits, aux, options)
         if rows is None:
             return None
-    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, options, IF_SMALL)
+    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, lse, options, IF_SMALL)
     if status == DONE:
         if rows is None:
             return to_float32(loss), grad, None, None, None, None, None, None, None
         return _result(False, loss, grad, rows)
     if type(logits) is _ndarray and logits.dtype is _FLOAT64:
-        status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, options, IF_SMALL)
+        status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, lse, options, IF_SMALL)
         if status == DONE:
             if rows is None:
                 return np.float64(loss), grad, None, None, None, None, None, None, None
             return _result(True, loss, grad, rows)
     if status == NOT_PLAIN or status >= MISSING:
-        return _of_targets_otherwise(logits, targets, grad, with_grad, rows, upstream, options, status)
-    return _large_of_targets(logits, targets, grad, with_grad, rows, upstream, options)
+        return _of_targets_otherwise(logits, targets, grad, with_grad, rows, upstream, lse, options, status)
+    return _large_of_targets(logits, targets, grad, with_grad, rows, upstream, lse, options)
 
 
 def _rows_of(logits: Any, aux: tuple[Any, ...], options: Mapping[str, Any]) -> Rows:
@@ -99,14 +103,21 @@ def _result(doubles: bool, loss: float, grad: Any, rows: Rows) -> tuple[Any, ...
 
 
 def _large_of_targets(
-    logits: Array, targets: Array, grad: Any, with_grad: bool, rows: Rows, upstream: Any, options: Mapping[str, Any]
+    logits: Array,
+    targets: Array,
+    grad: Any,
+    with_grad: bool,
+    rows: Rows,
+    upstream: Any,
+    lse: Any,
+    options: Mapping[str, Any],
 ) -> tuple[Any, ...] | None:
     """The same of a plain call that is not small: each line here may take a microsecond after the last one."""
     doubles = logits.dtype is _FLOAT64
     if with_grad and grad is None:
         grad = memory.empty(logits.shape, logits.dtype)
     of = _cpu.DOUBLES if doubles else _cpu.FLOATS
-    status, loss = _cpu.large_of_targets(of, logits, targets, grad, rows, upstream, options)
+    status, loss = _cpu.large_of_targets(of, logits, targets, grad, rows, upstream, lse, options)
     return _result(doubles, loss, grad, rows) if status == DONE else None
 
 
@@ -117,6 +128,7 @@ def _of_targets_otherwise(
     with_grad: bool,
     rows: Rows,
     upstream: Any,
+    lse: Any,
     options: Mapping[str, Any],
     status: int,
 ) -> tuple[Any, ...] | None:
@@ -131,9 +143,9 @@ def _of_targets_otherwise(
         targets = given
     doubles = logits.dtype is _FLOAT64
     of = cpu.DOUBLES if doubles else cpu.FLOATS
-    status, loss = cpu.small_of_targets(of, logits, targets, grad, rows, upstream, options)
+    status, loss = cpu.small_of_targets(of, logits, targets, grad, rows, upstream, lse, options)
     if status == NOT_SMALL:
-        return _large_of_targets(logits, targets, grad, with_grad, rows, upstream, options)
+        return _large_of_targets(logits, targets, grad, with_grad, rows, upstream, lse, options)
     return _result(doubles, loss, grad, rows) if status == DONE else None
 
 
@@ -198,24 +210,40 @@ _known = _known_64 = 0
 
 
 def _first_of_targets(
-    known: int, logits: Any, targets: Any, grad: Any, rows: Rows, upstream: Any, options: Mapping[str, Any], tuning: int
+    known: int,
+    logits: Any,
+    targets: Any,
+    grad: Any,
+    rows: Rows,
+    upstream: Any,
+    lse: Any,
+    options: Mapping[str, Any],
+    tuning: int,
 ) -> tuple[int, float]:
     global _small_of_targets
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray or logits.dtype is _FLOAT64:
         return NOT_PLAIN, 0.0
     _small_of_targets = _import_cpu().FLOATS.of_targets()
-    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, options, tuning)
+    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, lse, options, tuning)
     return status, loss
 
 
 def _first_of_targets_64(
-    known: int, logits: Any, targets: Any, grad: Any, rows: Rows, upstream: Any, options: Mapping[str, Any], tuning: int
+    known: int,
+    logits: Any,
+    targets: Any,
+    grad: Any,
+    rows: Rows,
+    upstream: Any,
+    lse: Any,
+    options: Mapping[str, Any],
+    tuning: int,
 ) -> tuple[int, float]:
     global _small_of_targets_64
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray:
         return NOT_PLAIN, 0.0
     _small_of_targets_64 = _import_cpu().DOUBLES.of_targets()
-    status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, options, tuning)
+    status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, lse, options, tuning)
     return status, loss
 
 

@@ -82,8 +82,10 @@ def of(dtype):
     return ways.DOUBLES if dtype is np.float64 else ways.FLOATS
 
 
-def status_of(logits, targets, grad=None, options=MappingProxyType({}), known=ways.FLOATS, rows=None, upstream=None):
-    return ways.small_of_targets(known, logits, targets, grad, rows, upstream, dict(options))[0]
+def status_of(
+    logits, targets, grad=None, options=MappingProxyType({}), known=ways.FLOATS, rows=None, upstream=None, lse=None
+):
+    return ways.small_of_targets(known, logits, targets, grad, rows, upstream, lse, dict(options))[0]
 
 
 def test_objects_lie_in_memory_as_expected():
@@ -220,6 +222,42 @@ def test_the_short_way_and_the_long_one_give_the_same(dtype, n_rows):
                         assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.parametrize("n_rows", [N, SMALL // C])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_ways_back_give_the_same(dtype, n_rows):
+    x, y, weight, s = problem(dtype)
+    x, y, s = (np.repeat(a, -(-n_rows // N), axis=0)[:n_rows] for a in (x, y, s))
+    q, known = np.abs(x).astype(weight.dtype), of(dtype)
+    for options in ({}, {"label_smoothing": 0.25, "z_loss": 0.5}, {"softcap": 3.0}, {"weight": weight}):
+        for reduction, upstream, targets in itertools.product(("mean", "sum", "none"), (None, 3.0), (y, q)):
+            given = {**options, "reduction": reduction, "grad_output": upstream}
+            lse = fastce.cross_entropy_with_grad(x, targets, aux=("lse",), **given).lse
+            short = fastce.cross_entropy_backward(x, targets, lse, **given)
+            long = fastce.cross_entropy_backward(x, targets, lse.tolist(), **given)
+            assert short.tobytes() == long.tobytes()
+            place = x.copy()
+            assert fastce.cross_entropy_backward(place, targets, lse, grad_out=place, **given) is place
+            assert place.tobytes() == long.tobytes()
+    x, y, lse = x[:N], y[:N], lse[:N]
+    given = {"known": known, "lse": lse}
+    assert status_of(x, y, x.copy(), **given) == status_of(x, y, x.copy(), {"reduction": "none"}, **given) == DONE
+    assert status_of(x, y, None, **given) == NOT_PLAIN  # nothing to fill
+    with pytest.raises(TypeError, match="lse"):
+        fastce.cross_entropy_backward(x, y, None)
+
+
+def test_what_is_no_lse():
+    logits, targets, weight, lse = problem()
+    grad = np.full(N * C + N, 7, np.float32)
+    of_logits, behind = grad[: N * C].reshape(N, C), grad[N * C :]
+    for change in CHANGED.values():
+        assert status_of(logits, targets, of_logits, lse=change(lse)) == NOT_PLAIN
+    for thing in (weight, of_logits[0, :N], grad[N * C - 1 : -1], *OBJECTS[1:]):
+        assert status_of(logits, targets, of_logits, lse=thing) == NOT_PLAIN
+    assert (grad == 7).all()
+    assert status_of(logits, targets, of_logits, lse=behind) == DONE
+
+
 @pytest.mark.parametrize("aux", [("lse", "loss"), ("hess",), ("lse", None), ([],), (np.zeros(3),)])
 def test_other_aux_is_not_plain(aux):
     logits, targets, *_ = problem()
@@ -330,8 +368,8 @@ def test_no_references_are_kept():
     gc.collect()
     before = [sys.getrefcount(thing) for thing in kept]
     for _ in range(100):
-        assert ways.small_of_targets(ways.FLOATS, logits, targets, grad, rows, upstream, options)[0] == DONE
-        assert ways.small_of_targets(ways.FLOATS, grad, None, grad, rows, upstream, options)[0] == NOT_PLAIN
+        assert ways.small_of_targets(ways.FLOATS, logits, targets, grad, rows, upstream, None, options)[0] == DONE
+        assert ways.small_of_targets(ways.FLOATS, grad, None, grad, rows, upstream, None, options)[0] == NOT_PLAIN
         assert ways.small_of_logits(ways.FLOATS, logits, grad, SOFTMAX) == DONE
     assert [sys.getrefcount(thing) for thing in kept] == before
 

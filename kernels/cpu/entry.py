@@ -32,6 +32,7 @@ from .call import (
     KIND,
     LOSS,
     LSE,
+    LSE_IN,
     N_CLASSES,
     N_ROWS,
     NUMBERS,
@@ -176,13 +177,14 @@ class _Inputs(NamedTuple):
     q: int
     weight: int
     sample_weight: int
+    lse: int
 
 
-_NO_INPUTS = _Inputs(0, 0, 0, 0)
+_NO_INPUTS = _Inputs(0, 0, 0, 0, 0)
 
 
 @inline
-def _inputs(known, logits, targets, options):
+def _inputs(known, logits, targets, lse, options):
     """What is beside the logits, and whether it is plain."""
     weight, sample_weight = options.weight, options.sample_weight
     n_rows, dtype = length(logits, 0), known[ARITHMETIC]
@@ -190,10 +192,12 @@ def _inputs(known, logits, targets, options):
         (_is_vector(known, targets, known[INT64], n_rows) or _is_like(known, targets, logits, dtype))
         and (not _is_there(known, weight) or _is_vector(known, weight, dtype, length(logits, 1)))
         and (not _is_there(known, sample_weight) or _is_vector(known, sample_weight, dtype, n_rows))
+        and (not _is_there(known, lse) or _is_vector(known, lse, dtype, n_rows))
     ):
         return _NO_INPUTS, False
     at, soft = word(targets, DATA), half_word(targets, N_DIMS) == 2
-    return _Inputs(0 if soft else at, at if soft else 0, _data(known, weight), _data(known, sample_weight)), True
+    weight, sample_weight, lse = _data(known, weight), _data(known, sample_weight), _data(known, lse)
+    return _Inputs(0 if soft else at, at if soft else 0, weight, sample_weight, lse), True
 
 
 @inline
@@ -206,6 +210,7 @@ def _are_inputs_apart(known, of, inputs, logits, out):
         and (inputs.q == 0 or _are_apart(inputs.q, itemsize * n_rows * n_classes, out, n_bytes))
         and (inputs.weight == 0 or _are_apart(inputs.weight, itemsize * n_classes, out, n_bytes))
         and (inputs.sample_weight == 0 or _are_apart(inputs.sample_weight, itemsize * n_rows, out, n_bytes))
+        and (inputs.lse == 0 or _are_apart(inputs.lse, itemsize * n_rows, out, n_bytes))
     )
 
 
@@ -326,12 +331,14 @@ def _upstream_of(known, upstream):
 
 
 @inline
-def _begun(known, logits, targets, grad, rows, upstream, options):
+def _begun(known, logits, targets, grad, rows, upstream, lse, options):
     """Where the type of the logits is known, 0 if something is not plain; and what else a loss takes."""
     of, (o, usual), (u, good) = _type_of(known, logits), _options_of(known, options), _upstream_of(known, upstream)
-    if of == 0 or not usual or not good or (o.reduction == THE_ROWS) != _is_asked(known, rows, LOSS):
+    given = _is_there(known, lse)
+    if of == 0 or not usual or not good or (o.reduction == THE_ROWS and not given) != _is_asked(known, rows, LOSS):
         return 0, _NO_INPUTS, o, u
-    inputs, good = _inputs(known, logits, targets, o)
+    inputs, good = _inputs(known, logits, targets, lse, o)
+    good = good and (not given or _is_there(known, grad))
     if inputs.q != 0:
         for which in (CORRECT, RANK, TARGET_PROB):  # (which probabilities have not)
             good = good and not _is_asked(known, rows, which)
@@ -351,23 +358,24 @@ def _needs_of(known, inputs, rows, options):
 
 
 @inline
-def _laid_out(known, of, logits, grad, rows, inputs, options, u, call, numbers, tuning, dtype):
-    """Lay out a loss in these blocks. Gives the address of the losses of the rows, 0 if a target is bad; and a divisor.
+def _lay_out(known, of, logits, grad, rows, inputs, options, u, call, numbers, tuning, dtype):
+    """Lay out a loss in these blocks. Gives whether all targets are good, and what divides the sum of the losses.
 
-    (Nor are there any if there is no memory: whoever asks for it next may say so.)
+    (Where there is no memory for these, none is good: whoever asks for it next may say so.)
     """
     n_rows, n_classes, itemsize = length(logits, 0), length(logits, 1), known[ARITHMETIC_BYTES]
     o = options
     good, sum_sw, sum_s = _sums_of_weights(inputs, n_rows, n_classes, o.ignore_index, dtype)
     if not good:
-        return 0, 0.0
+        return False, 0.0
     _fill_rows(known, of, call, logits, _data(known, grad), itemsize, tuning)
     if _is_there(known, rows):
         for which in range(np.int64(LOSS), ENTROPY + 1):
             call[which] = _data(known, item(rows, which - LOSS))
-    if o.reduction != THE_ROWS:
+    if o.reduction != THE_ROWS and inputs.lse == 0:
         call[LOSS] = allocate(n_rows * itemsize)
-    call[TARGETS], call[Q], call[WEIGHT], call[SAMPLE_WEIGHT] = inputs
+        good = call[LOSS] != 0
+    call[TARGETS], call[Q], call[WEIGHT], call[SAMPLE_WEIGHT], call[LSE_IN] = inputs
     call[IGNORE_INDEX] = o.ignore_index
     call[SPREAD] = _spread_of(inputs.q != 0, o.smoothing)
     if o.reduction != THE_MEAN:
@@ -375,22 +383,23 @@ def _laid_out(known, of, logits, grad, rows, inputs, options, u, call, numbers, 
     ce_scale, zl_scale, zl_ratio, divisor = _divided_by(sum_sw, sum_s if o.z_loss != 0.0 else sum_sw, u)
     settings = o.smoothing, o.z_loss, o.softcap, o.scale, ce_scale, zl_scale, zl_ratio
     fill_numbers(call, numbers, pointer_at(0, dtype), settings)
-    return call[LOSS], divisor
+    return good, divisor
 
 
 @inline
-def _ended(losses, n_rows, divisor, reduction, dtype):
-    """What comes of a loss, those of whose rows are there."""
-    if reduction == THE_ROWS:
+def _ended(call, divisor, reduction, dtype):
+    """What comes of a loss, all of whose rows are done."""
+    losses = call[LOSS]
+    if reduction == THE_ROWS or losses == 0:
         return DONE, 0.0
-    total = sum_rows(_vector(losses, n_rows, dtype))
+    total = sum_rows(_vector(losses, call[N_ROWS], dtype))
     free(losses)
     # (rounded here, where that says nothing of a number that is too large for the type)
     return DONE, np.float64(dtype(total / divisor)) if divisor != 0.0 else np.nan
 
 
 _RESULT = types.Tuple((types.int64, types.float64))
-_OF_TARGETS = (types.int64, *(py_object,) * 6, types.int64)
+_OF_TARGETS = (types.int64, *(py_object,) * 7, types.int64)
 _OF_LOGITS = (types.int64, py_object, py_object, types.int64, types.int64)
 _SHARES = (types.int64, types.int64)
 
@@ -400,14 +409,15 @@ def of_targets_in(dtype: Any) -> Callable[[], Any]:
 
     ``known`` is the address of what is KNOWN. ``rows`` are new arrays for what rows have a number of each, in the order
     of a Task, None in place of what is not asked for, or None for all; their losses if ``reduction`` is "none".
-    ``upstream`` is a number or None, ``options`` a dict, ``tuning`` IF_SMALL or that of a ``launch.Way``. Gives what
-    came of it, and the loss that is one number; nothing is written unless it is DONE.
+    ``upstream`` is a number or None, ``lse`` None or that of each row, if it is known and only the gradient wanted,
+    ``options`` a dict, ``tuning`` IF_SMALL or that of a ``launch.Way``. Gives what came of it, and the loss that is one
+    number; nothing is written unless it is DONE.
     """
 
     @from_objects(_RESULT(*_OF_TARGETS))
-    def of_targets(known, logits, targets, grad, rows, upstream, options, tuning):
+    def of_targets(known, logits, targets, grad, rows, upstream, lse, options, tuning):
         known = pointer_at(known, np.int64)
-        of, inputs, o, u = _begun(known, logits, targets, grad, rows, upstream, options)
+        of, inputs, o, u = _begun(known, logits, targets, grad, rows, upstream, lse, options)
         if of == 0:
             return NOT_PLAIN, 0.0
         n_rows, n_classes = length(logits, 0), length(logits, 1)
@@ -418,13 +428,13 @@ def of_targets_in(dtype: Any) -> Callable[[], Any]:
         if function == 0:
             return MISSING + of + WORK + step, 0.0
         call, numbers = stack(np.int64, INTEGERS), stack(np.float64, NUMBERS)
-        losses, divisor = _laid_out(known, of, logits, grad, rows, inputs, o, u, call, numbers, tuning, dtype)
-        if losses == 0:
+        good, divisor = _lay_out(known, of, logits, grad, rows, inputs, o, u, call, numbers, tuning, dtype)
+        if not good:
             return NOT_PLAIN, 0.0
         state = release_gil()
         call_work(function, call, numbers, step, 0, n_rows)
         take_gil(state)
-        return _ended(losses, n_rows, divisor, o.reduction, dtype)
+        return _ended(call, divisor, o.reduction, dtype)
 
     return of_targets
 
@@ -433,22 +443,22 @@ def of_targets_shared_in(dtype: Any) -> Callable[[], Any]:
     """The same by all threads, ``block`` rows (chunks, if ``step`` is LOOK) at a time."""
 
     @from_objects(_RESULT(*_OF_TARGETS, *_SHARES))
-    def of_targets_shared(known, logits, targets, grad, rows, upstream, options, tuning, step, block):
+    def of_targets_shared(known, logits, targets, grad, rows, upstream, lse, options, tuning, step, block):
         known = pointer_at(known, np.int64)
-        of, inputs, o, u = _begun(known, logits, targets, grad, rows, upstream, options)
+        of, inputs, o, u = _begun(known, logits, targets, grad, rows, upstream, lse, options)
         if of == 0:
             return NOT_PLAIN, 0.0
         n_rows, n_classes, function = length(logits, 0), length(logits, 1), known[of + WORK + step]
         if function == 0:
             return MISSING + of + WORK + step, 0.0
         call, numbers = blocks_of(n_rows, n_classes, step)
-        losses, divisor = _laid_out(known, of, logits, grad, rows, inputs, o, u, call, numbers, tuning, dtype)
-        if losses == 0:
+        good, divisor = _lay_out(known, of, logits, grad, rows, inputs, o, u, call, numbers, tuning, dtype)
+        if not good:
             return NOT_PLAIN, 0.0
         state = release_gil()
         share(function, call, numbers, step, block)
         take_gil(state)
-        return _ended(losses, n_rows, divisor, o.reduction, dtype)
+        return _ended(call, divisor, o.reduction, dtype)
 
     return of_targets_shared
 

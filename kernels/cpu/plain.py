@@ -88,7 +88,14 @@ def small_of_targets(of: Logits, logits: Any, targets: Any, *args: Any) -> tuple
 
 
 def large_of_targets(
-    of: Logits, logits: Array, targets: Array, grad: Array | None, rows: Rows, upstream: Any, options: Mapping[str, Any]
+    of: Logits,
+    logits: Array,
+    targets: Array,
+    grad: Array | None,
+    rows: Rows,
+    upstream: Any,
+    lse: Any,
+    options: Mapping[str, Any],
 ) -> tuple[int, float]:
     """The same of plain arrays that are not small."""
     softcap, smoothing = options.get("softcap") or 0.0, options.get("label_smoothing", 0.0)
@@ -98,7 +105,7 @@ def large_of_targets(
         _, _, argmax, correct, rank, _, entropy = rows
         need = GENERAL if launch.take_more(argmax, correct, rank, entropy) else need
     way = launch.plain_way(logits, need, GRADIENTS, grad is not None and grad is not logits, softcap)
-    args = logits, targets, grad, rows, upstream, options
+    args = logits, targets, grad, rows, upstream, lse, options
     found: tuple[int, float] = of.share(of.of_targets, of.of_targets_shared, way, *args)
     return found
 
