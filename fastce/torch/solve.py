@@ -43,8 +43,8 @@ def solve(
     aux: tuple[str, ...] = (),
 ) -> Solved:
     """Compute what is asked for, in one pass over the logits."""
-    if weight is sample_weight is upstream is grad_out is None and input.numel() < _FEW:
-        solved = _solve_small(input, target, o, with_grad)
+    if upstream is grad_out is None and input.numel() < _FEW:
+        solved = _solve_small(input, target, weight, sample_weight, o, with_grad)
         if solved is not None:
             return solved
     if input.is_cuda:
@@ -63,7 +63,9 @@ def solve(
             numba.set_num_threads(before)
 
 
-def _solve_small(input: Tensor, target: Tensor, o: Options, with_grad: bool) -> Solved | None:
+def _solve_small(
+    input: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None, o: Options, with_grad: bool
+) -> Solved | None:
     """The same for a small plain call, which is mostly Python, in as little of it as will do; None if this is not one.
 
     What is not there to be found in the cache costs more here than in a loop: a call of 32 x 10 through the functions
@@ -78,21 +80,27 @@ def _solve_small(input: Tensor, target: Tensor, o: Options, with_grad: bool) -> 
     ):
         return None
     options: dict[str, Any] = {}
-    if o is not PLAIN:
-        if o.reduction != "mean" or o.normalizer is not None or o.aux:
+    if o is not PLAIN or weight is not None or sample_weight is not None:
+        if o.normalizer is not None or o.aux:
             return None
         options = {
+            "weight": array_of(weight),
+            "sample_weight": array_of(sample_weight),
             "label_smoothing": o.label_smoothing,
             "z_loss": o.z_loss,
             "softcap": o.softcap,
             "logit_scale": o.logit_scale,
             "ignore_index": o.ignore_index,
+            "reduction": o.reduction,
         }
     grad = torch.empty_like(input) if with_grad else None
     solved = plain.of_targets(
         input.numpy(force=True), target.numpy(), None if grad is None else grad.numpy(), False, (), None, options
     )
-    return Solved(torch.scalar_tensor(float(solved[0]), dtype=dtype), grad, ()) if solved else None
+    if solved is None:
+        return None
+    loss = solved[0]
+    return Solved(tensor_of(loss) if loss.ndim else torch.scalar_tensor(float(loss), dtype=dtype), grad, ())
 
 
 def _solve_on_cpu(
