@@ -84,7 +84,7 @@ def spread_of(soft: bool, smoothing: float) -> int:
     return PROBABILITIES if soft else SMOOTHED if smoothing > 0.0 else NONE
 
 
-_needs = inline(needs)
+_needs, _spread_of = inline(needs), inline(spread_of)
 
 
 @inline
@@ -141,11 +141,7 @@ def fill_blocks(
     call[ARGMAX], call[RANK] = _address(classes_out[0]), _address(classes_out[1])
     call[CORRECT] = _address(classes_out[2])
     call[KIND], call[STREAM], call[FETCH] = kind, tuning[0], tuning[1]
-
-    if q.size > 0:
-        call[SPREAD] = PROBABILITIES
-    else:
-        call[SPREAD] = SMOOTHED if settings[0] > 0.0 and targets.size > 0 else NONE
+    call[SPREAD] = _spread_of(q.size > 0, settings[0])
     fill_numbers(call, numbers, pointer(x), settings)
 
 

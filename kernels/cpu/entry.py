@@ -233,14 +233,14 @@ class _Options(NamedTuple):
 
 @inline
 def _options_of(known, options):
-    """What a dict of options says, and whether all are usual: what Python would take longer to find than a kernel."""
+    """What a dict of options says, and whether all are usual. (Python takes a fifth of a microsecond to find one.)"""
     weight = sample_weight = object_at(known[NO_OBJECT])
     smoothing, z_loss, softcap, scale = 0.0, 0.0, 0.0, 1.0
     ignore_index, reduction = np.int64(_IGNORE_INDEX), np.int64(THE_MEAN)
     good = True
     position, name, value = next_item(options, np.int64(0))
     while good and position >= 0:
-        k = np.int64(0)
+        k = np.int64(0)  # which of OPTIONS, or of FIXED
         while k < N_NAMES and known[NAMES + k] != id_of(name):
             k += 1
         if k == 0:
