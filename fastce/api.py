@@ -391,7 +391,7 @@ def logsumexp(
     >>> print(fastce.logsumexp(np.array([[1000.0, 1000.0], [0.0, -np.inf]])).round(4))
     [1000.6931    0.    ]
     """
-    if backend is None and type(axis) is int and axis == -1:
+    if backend is None and type(axis) is int and (axis == -1 or axis == 1):  # (plain logits have two axes)
         at_once = of_logits("logsumexp", logits, out)
         if at_once is not None:
             return at_once
@@ -435,7 +435,7 @@ def softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, back
     >>> print(fastce.softmax(np.array([[-9.0, 5.0, 10.0]])).round(4))
     [[0.     0.0067 0.9933]]
     """
-    if backend is None and type(axis) is int and axis == -1:
+    if backend is None and type(axis) is int and (axis == -1 or axis == 1):  # (plain logits have two axes)
         at_once = of_logits("softmax", logits, out)
         if at_once is not None:
             return at_once
@@ -479,7 +479,7 @@ def log_softmax(logits: ArrayLike, *, axis: int = -1, out: Array | None = None, 
     >>> print(fastce.log_softmax(np.array([[20.0, 0.0]], np.float32)))
     [[-2.0611537e-09 -2.0000000e+01]]
     """
-    if backend is None and type(axis) is int and axis == -1:
+    if backend is None and type(axis) is int and (axis == -1 or axis == 1):  # (plain logits have two axes)
         at_once = of_logits("log_softmax", logits, out)
         if at_once is not None:
             return at_once

@@ -20,6 +20,7 @@ from .kernels.task import (
     FIXED,
     GRADIENTS,
     IF_SMALL,
+    LAST_AXIS,
     LOG_SOFTMAX,
     MISSING,
     NOT_PLAIN,
@@ -155,7 +156,10 @@ def _may_be_plain(logits: Any, options: Mapping[str, Any] = _NO_OPTIONS) -> bool
         type(logits) is _ndarray
         and logits.ndim == 2
         and logits.dtype.name in _NAMES
-        and all(name in OPTIONS or FIXED.get(name, _NAMES) is value for name, value in options.items())
+        and all(
+            name in OPTIONS or FIXED.get(name, _NAMES) is value or (name == "axis" and value is LAST_AXIS)
+            for name, value in options.items()
+        )
     )
 
 
@@ -209,41 +213,23 @@ _cpu: Any = None
 _known = _known_64 = 0
 
 
-def _first_of_targets(
-    known: int,
-    logits: Any,
-    targets: Any,
-    grad: Any,
-    rows: Rows,
-    upstream: Any,
-    lse: Any,
-    options: Mapping[str, Any],
-    tuning: int,
-) -> tuple[int, float]:
+def _first_of_targets(known: int, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
     global _small_of_targets
+    *_, options, _ = args
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray or logits.dtype is _FLOAT64:
         return NOT_PLAIN, 0.0
     _small_of_targets = _import_cpu().FLOATS.of_targets()
-    status, loss = _small_of_targets(_known, logits, targets, grad, rows, upstream, lse, options, tuning)
+    status, loss = _small_of_targets(_known, logits, targets, *args)
     return status, loss
 
 
-def _first_of_targets_64(
-    known: int,
-    logits: Any,
-    targets: Any,
-    grad: Any,
-    rows: Rows,
-    upstream: Any,
-    lse: Any,
-    options: Mapping[str, Any],
-    tuning: int,
-) -> tuple[int, float]:
+def _first_of_targets_64(known: int, logits: Any, targets: Any, *args: Any) -> tuple[int, float]:
     global _small_of_targets_64
+    *_, options, _ = args
     if not _may_be_plain(logits, options) or type(targets) is not _ndarray:
         return NOT_PLAIN, 0.0
     _small_of_targets_64 = _import_cpu().DOUBLES.of_targets()
-    status, loss = _small_of_targets_64(_known_64, logits, targets, grad, rows, upstream, lse, options, tuning)
+    status, loss = _small_of_targets_64(_known_64, logits, targets, *args)
     return status, loss
 
 

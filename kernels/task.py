@@ -12,7 +12,7 @@ Array = NDArray[Any]
 GRADIENTS, SOFTMAX, LOG_SOFTMAX = range(3)
 
 # Plain calls on the CPU (see ``cpu/entry.py``). The options of a cross-entropy, by default: those that they may have
-# otherwise, and those that they may only have like this.
+# otherwise, and those that they may only have like this (or LAST_AXIS, of their two).
 OPTIONS: dict[str, Any] = {
     "weight": None,
     "sample_weight": None,
@@ -24,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "reduction": "mean",
 }
 FIXED: dict[str, Any] = {"normalizer": None, "empty": "nan", "axis": -1, "backend": None, "check": None}
+LAST_AXIS = 1
 
 # What is filled with a number of each row, in the order of a Task, from `loss` to `entropy`: None in place of what is
 # not asked for, or of all.

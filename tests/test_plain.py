@@ -16,10 +16,10 @@ import pytest
 from rows import is_plain
 
 import fastce
-from fastce import CrossEntropyResult, plain
+from fastce import CrossEntropyResult, api, plain
 from fastce.kernels.cpu import objects
 from fastce.kernels.cpu import plain as ways
-from fastce.kernels.task import DONE, FIXED, GRADIENTS, LOG_SOFTMAX, NOT_PLAIN, OPTIONS, SMALL, SOFTMAX, Task
+from fastce.kernels.task import DONE, FIXED, GRADIENTS, LAST_AXIS, LOG_SOFTMAX, NOT_PLAIN, OPTIONS, SMALL, SOFTMAX, Task
 from fastce.problem import AUX, cross_entropy_problem
 
 N, C = 6, 5
@@ -116,7 +116,7 @@ def test_plain_calls(dtype):
         for grad in (None, np.empty_like(logits), logits.copy()):
             options = {"weight": weight, "sample_weight": sample_weight, "label_smoothing": 0.1, "z_loss": 0.01}
             options |= {"softcap": 30.0, "logit_scale": 0.5, "ignore_index": -100}
-            for given in ({}, options, FIXED, {"reduction": "mean"}, {"reduction": "sum"}):
+            for given in ({}, options, FIXED, FIXED | {"axis": LAST_AXIS}, {"reduction": "mean"}, {"reduction": "sum"}):
                 assert status_of(logits, y, grad, given, known) == DONE
         place = logits.copy()
         assert status_of(place, y, place, {}, known) == DONE
@@ -258,6 +258,25 @@ def test_what_is_no_lse():
     assert status_of(logits, targets, of_logits, lse=behind) == DONE
 
 
+def test_the_last_of_two_axes_is_plain(monkeypatch):
+    x, y, *_ = problem()
+    functions = fastce.softmax, fastce.log_softmax, fastce.logsumexp
+    expected = [function(x) for function in functions]
+    assert is_plain(x, y, axis=1)
+    assert not is_plain(x, y, axis=0)
+    assert not is_plain(x.T.copy(), y, axis=0)
+    assert fastce.cross_entropy(x, y, axis=1) == fastce.cross_entropy(x, y) == fastce.cross_entropy(x.T, y, axis=0)
+    with pytest.raises(ValueError, match="axis"):
+        fastce.cross_entropy(x[0], y[0], axis=1)
+    for function, e in zip(functions, expected, strict=True):
+        np.testing.assert_array_equal(function(x[None], axis=1), function(x.T.copy(), axis=1)[None].swapaxes(1, -1))
+        with pytest.raises(ValueError, match="axis"):
+            function(x[0], axis=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(api, "rows_problem", None)  # (the long way)
+            assert (function(x, axis=1) == e).all()
+
+
 @pytest.mark.parametrize("aux", [("lse", "loss"), ("hess",), ("lse", None), ([],), (np.zeros(3),)])
 def test_other_aux_is_not_plain(aux):
     logits, targets, *_ = problem()
@@ -347,7 +366,7 @@ from fastce import plain
 x, y = np.zeros((3, 4), np.float32), np.zeros(3, int)
 fastce.cross_entropy(x.tolist(), y), fastce.cross_entropy(x, y.tolist())
 fastce.cross_entropy(x[None], y[None]), fastce.softmax(x[0]), fastce.softmax(x.tolist())
-fastce.cross_entropy(x, y, backend="reference"), fastce.cross_entropy(x, y, axis=0 * len(x) + 1)
+fastce.cross_entropy(x, y, backend="reference"), fastce.cross_entropy(x, np.zeros(4, int), axis=0)
 assert plain._small_of_targets_64 is plain._first_of_targets_64
 fastce.cross_entropy(x.astype(float), y), fastce.softmax(x.astype(float))
 assert plain._small_of_targets_64 is not plain._first_of_targets_64

@@ -88,7 +88,9 @@ _size_of_work = inline(size_of_work)
 # What is known of this process, at an address: those of Python's objects, of the names of OPTIONS and FIXED, and of
 # what FIXED are; and of each type of logits that of its dtype, the bytes of an element, and the addresses of the work
 # on such logits, by regime; 0 where there is none.
-NDARRAY, NO_OBJECT, FLOAT, INT, INT64, ARITHMETIC, ARITHMETIC_BYTES, THE_MEAN, THE_SUM, THE_ROWS, NAMES = range(11)
+NDARRAY, NO_OBJECT, FLOAT, INT, INT64, ARITHMETIC, ARITHMETIC_BYTES, THE_AXIS, THE_MEAN, THE_SUM, THE_ROWS, NAMES = (
+    range(12)
+)
 N_OPTIONS, N_NAMES = len(OPTIONS), len(OPTIONS) + len(FIXED)
 THINGS = NAMES + N_NAMES
 TYPES = THINGS + len(FIXED)
@@ -214,7 +216,7 @@ def _are_inputs_apart(known, of, inputs, logits, out):
     )
 
 
-_IGNORE_INDEX = OPTIONS["ignore_index"]
+_IGNORE_INDEX, _AXIS = OPTIONS["ignore_index"], len(OPTIONS) + list(FIXED).index("axis")
 USUAL = 1e30  # of every type, numbers below this are finite, and their inverse is not 0
 
 
@@ -271,6 +273,7 @@ def _options_of(known, options):
             good = reduction <= THE_ROWS
         else:
             good = k < N_NAMES and known[THINGS + k - N_OPTIONS] == id_of(value)
+            good = good or (k == _AXIS and id_of(value) == known[THE_AXIS])
         position, name, value = next_item(options, position)
     return _Options(weight, sample_weight, smoothing, z_loss, softcap, scale, ignore_index, reduction), good
 

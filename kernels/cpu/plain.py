@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..task import FIXED, GRADIENTS, IF_SMALL, MISSING, OPTIONS, Array, Rows
+from ..task import FIXED, GRADIENTS, IF_SMALL, LAST_AXIS, MISSING, OPTIONS, Array, Rows
 from . import entry, launch, threads
 from .call import EVEN, GENERAL, needs, spread_of
 from .entry import OF_TYPE, TYPES, WORK
@@ -27,7 +27,8 @@ class Logits:
             things = [np.ndarray, None, float, int, _INT64, dtype]
             words = [sys.intern(word) for word in ("mean", "sum", "none", *OPTIONS, *FIXED)]
             self._kept = words, *FIXED.values()  # (what an id tells must live)
-            self._known[:TYPES] = [*map(id, things), dtype.itemsize, *map(id, words), *map(id, FIXED.values())]
+            numbers = dtype.itemsize, id(LAST_AXIS)
+            self._known[:TYPES] = [*map(id, things), *numbers, *map(id, words), *map(id, FIXED.values())]
         for which, other in enumerate(dtypes):
             self.learn(which, np.dtype(other))
         self.of_targets = entry.of_targets_in(arithmetic)
