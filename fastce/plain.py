@@ -119,7 +119,12 @@ def _large_of_targets(
         grad = memory.empty(logits.shape, logits.dtype)
     of = _cpu.DOUBLES if doubles else _cpu.FLOATS
     status, loss = _cpu.large_of_targets(of, logits, targets, grad, rows, upstream, lse, options)
-    return _result(doubles, loss, grad, rows) if status == DONE else None
+    if status != DONE:
+        return None
+    if rows is None:
+        mean = np.float64(loss) if doubles else to_float32(loss)
+        return mean, grad, None, None, None, None, None, None, None
+    return _result(doubles, loss, grad, rows)
 
 
 def _of_targets_otherwise(

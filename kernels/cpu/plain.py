@@ -10,7 +10,7 @@ import numpy as np
 
 from ..task import FIXED, GRADIENTS, IF_SMALL, LAST_AXIS, MISSING, OPTIONS, Array, Rows
 from . import entry, launch, threads
-from .call import EVEN, GENERAL, needs, spread_of
+from .call import EVEN, GENERAL, SOFT, needs, spread_of
 from .entry import OF_TYPE, TYPES, WORK
 from .objects import are_as_expected
 
@@ -88,6 +88,18 @@ def small_of_targets(of: Logits, logits: Any, targets: Any, *args: Any) -> tuple
     return found
 
 
+def _needs_of(targets: Array, rows: Rows, softcap: float, options: Mapping[str, Any]) -> int:
+    if rows is not None:
+        _, _, argmax, correct, rank, _, entropy = rows
+        if launch.take_more(argmax, correct, rank, entropy):
+            return GENERAL
+    spread = spread_of(targets.ndim == 2, options.get("label_smoothing", 0.0))
+    return needs(softcap, options.get("logit_scale", 1.0), spread, options.get("weight") is not None)
+
+
+_NEEDS_OF_PLAIN = (GENERAL, EVEN, SOFT)  # by the targets' dimensions, of which there are one or two
+
+
 def large_of_targets(
     of: Logits,
     logits: Array,
@@ -99,12 +111,10 @@ def large_of_targets(
     options: Mapping[str, Any],
 ) -> tuple[int, float]:
     """The same of plain arrays that are not small."""
-    softcap, smoothing = options.get("softcap") or 0.0, options.get("label_smoothing", 0.0)
-    spread = spread_of(targets.ndim == 2, smoothing)
-    need = needs(softcap, options.get("logit_scale", 1.0), spread, options.get("weight") is not None)
-    if rows is not None:
-        _, _, argmax, correct, rank, _, entropy = rows
-        need = GENERAL if launch.take_more(argmax, correct, rank, entropy) else need
+    softcap, need = 0.0, _NEEDS_OF_PLAIN[targets.ndim]
+    if options or rows is not None:  # (after a large call, every line of Python takes half a microsecond, or two)
+        softcap = options.get("softcap") or 0.0
+        need = _needs_of(targets, rows, softcap, options)
     way = launch.plain_way(logits, need, GRADIENTS, grad is not None and grad is not logits, softcap)
     args = logits, targets, grad, rows, upstream, lse, options
     found: tuple[int, float] = of.share(of.of_targets, of.of_targets_shared, way, *args)
