@@ -60,7 +60,7 @@ def of_targets(
     grad, rows = grad_out, None
     if with_grad and grad_out is None and type(logits) is _ndarray and logits.size < SMALL:
         grad = np.empty(logits.shape, logits.dtype)  # (empty_like takes longer)
-    if aux or (options and options.get("reduction") is _EACH and lse is None):
+    if aux or ("reduction" in options and options["reduction"] is _EACH and lse is None):
         rows = _rows_of(logits, aux, options)
         if rows is None:
             return None
